@@ -1,0 +1,99 @@
+"""Attention of the temporal, depth and Mimi transformers: rotary positions, causal window, ring KV cache.
+
+Semantics: kyutai-labs/moshi `modules/transformer.py` and `modules/rope.py`. Positions are absolute step indices
+that keep growing; the ring only forgets what the window may no longer see.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class KVCache(NamedTuple):
+    """Ring of the last `capacity` keys and values of one layer, each `[batch, heads, capacity, head_dim]`."""
+
+    k: jax.Array
+    v: jax.Array
+
+
+def init_kv_cache(batch: int, heads: int, capacity: int, head_dim: int, dtype: jnp.dtype) -> KVCache:
+    """An empty ring; which slots count is decided by position, so its contents never need clearing."""
+    zeros = jnp.zeros((batch, heads, capacity, head_dim), dtype)
+    return KVCache(zeros, zeros)
+
+
+def apply_rope(x: jax.Array, positions: jax.Array, max_period: float) -> jax.Array:
+    """Rotates the pairs (2i, 2i+1) of `x [batch, steps, heads, head_dim]` by `positions [batch or 1, steps]`.
+
+    Computed in float32, returned in the dtype of `x`.
+    """
+    half = x.shape[-1] // 2
+    frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(max_period) / half))
+    angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], half, 2)
+    real, imaginary = pairs[..., 0], pairs[..., 1]
+    rotated = jnp.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
+    return rotated.reshape(x.shape).astype(x.dtype)
+
+
+def sin_positions(positions: jax.Array, dim: int, max_period: float) -> jax.Array:
+    """Sinusoidal encoding of `positions [batch or 1, steps]`: float32 `[batch or 1, steps, dim]`, cosines first."""
+    half = dim // 2
+    exponent = jnp.arange(half, dtype=jnp.float32) / (half - 1)
+    phase = positions.astype(jnp.float32)[..., None] / (max_period**exponent)
+    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+
+
+def window_mask(query_positions: jax.Array, key_positions: jax.Array, context: int | None) -> jax.Array:
+    """Who sees whom: `[batch or 1, queries, keys]`, true where `0 <= query - key < context` and the key is valid.
+
+    Positions are `[batch or 1, steps]`; a negative key position marks an empty slot.
+    """
+    delta = query_positions[:, :, None] - key_positions[:, None, :]
+    visible = (delta >= 0) & (key_positions[:, None, :] >= 0)
+    return visible if context is None else visible & (delta < context)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Scaled dot-product attention with float32 softmax.
+
+    Args:
+        q: `[batch, steps, heads, head_dim]`.
+        k, v: `[batch, heads, keys, head_dim]`, the layout of the cache.
+        mask: bool `[batch or 1, steps, keys]`. A row that sees nothing gives finite values, never NaN: a session
+            slot that is not running must not poison its neighbours.
+
+    Returns:
+        `[batch, steps, heads, head_dim]` in the dtype of `q`.
+    """
+    scores = jnp.einsum("bthd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
+    scores = scores * (1.0 / math.sqrt(q.shape[-1]))
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    return jnp.einsum("bhts,bhsd->bthd", weights, v)
+
+
+def ring_positions(offset: jax.Array, steps: int, capacity: int) -> jax.Array:
+    """Absolute position held by each ring slot after `steps` entries were written at `offset [batch]`.
+
+    Returns int32 `[batch, capacity]`; negative where nothing was written yet.
+    """
+    last = (offset + steps - 1)[:, None]
+    delta = jnp.arange(capacity)[None] - last % capacity
+    return jnp.where(delta <= 0, last + delta, last + delta - capacity)
+
+
+def ring_write(cache: KVCache, k: jax.Array, v: jax.Array, offset: jax.Array) -> KVCache:
+    """Writes `k, v [batch, steps, heads, head_dim]` at each row's own `offset [batch]`, modulo the capacity."""
+    steps, capacity = k.shape[1], cache.k.shape[2]
+    slots = (offset[:, None] + jnp.arange(steps)) % capacity
+    rows = jnp.arange(k.shape[0])[:, None]
+    return KVCache(
+        cache.k.at[rows, :, slots].set(k.astype(cache.k.dtype)),
+        cache.v.at[rows, :, slots].set(v.astype(cache.v.dtype)),
+    )

@@ -1,0 +1,262 @@
+"""The small layers every transformer of the project is made of: linear maps with optional LoRA, norms, embeddings.
+
+Each weight is declared once, by `param`, with its shape, its logical axes and its initialiser. Weights keep
+PyTorch's `[out, in]` order, so that importing one is a reshape. A leading `stack` (layers, weight sets, codebooks)
+lets one declaration hold many copies; calls work on one copy, taken by `jax.lax.scan` or by indexing the pytree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kame_jax.config import LoRAConfig
+
+Initializer = Callable[[jax.Array, Sequence[int], jnp.dtype], jax.Array]
+Axes = tuple[str, ...]
+
+
+def truncated_normal(fan_in: int) -> Initializer:
+    """Normal of standard deviation `1 / sqrt(fan_in)`, cut at three of them (Moshi `lm_utils.py`, `_get_init_fn`)."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+        return (jax.random.truncated_normal(key, -3.0, 3.0, shape) / math.sqrt(fan_in)).astype(dtype)
+
+    return init
+
+
+def uniform(fan_in: int) -> Initializer:
+    """Uniform in `+-1 / sqrt(fan_in)`, what a PyTorch `nn.Linear` or convolution starts from."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+        return jax.random.uniform(key, shape, minval=-bound, maxval=bound).astype(dtype)
+
+    return init
+
+
+def constant(value: float) -> Initializer:
+    """The same value everywhere; the key is not used."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+        return jnp.full(shape, value, dtype)
+
+    return init
+
+
+def param(
+    rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, init: Initializer, dtype: jnp.dtype = jnp.float32
+) -> nnx.Param:
+    """Declares one weight. `axes` names each dimension for the sharding rules (`kame_jax.sharding`).
+
+    Raises:
+        ValueError: `axes` and `shape` differ in length.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"a weight of shape {tuple(shape)} needs {len(shape)} logical axes, got {axes}")
+    return nnx.Param(init(rngs.params(), tuple(shape), dtype), axes=axes)
+
+
+class Linear(nnx.Module):
+    """A linear map without bias over the trailing dimensions, `y = W x (+ scaling * B A x)`.
+
+    `weight` is `[*stack, *out_shape, *in_shape]`; with LoRA of rank r, `lora_a` is `[*stack, r, *in_shape]` and
+    `lora_b` `[*stack, *out_shape, r]`. LoRA starts at zero: A is uniform, B is zeros (moshi-finetune, `LoRALinear`).
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        out_shape: Sequence[int],
+        in_shape: Sequence[int],
+        *,
+        stack: Sequence[int] = (),
+        axes: Axes,
+        init: Callable[[int], Initializer] = uniform,
+        dtype: jnp.dtype = jnp.float32,
+        lora: LoRAConfig | None = None,
+    ):
+        stack, out_shape, in_shape = tuple(stack), tuple(out_shape), tuple(in_shape)
+        fan_in = math.prod(in_shape)
+        self.num_in = len(in_shape)
+        self.num_out = len(out_shape)
+        self.weight = param(rngs, stack + out_shape + in_shape, axes, init(fan_in), dtype)
+        self.lora_scaling = lora.scaling if lora else 0.0
+        self.lora_a: nnx.Param | None = None
+        self.lora_b: nnx.Param | None = None
+        if lora:
+            stack_axes, out_axes = axes[: len(stack)], axes[len(stack) : len(stack) + len(out_shape)]
+            in_axes = axes[len(stack) + len(out_shape) :]
+            a_shape, b_shape = (*stack, lora.rank, *in_shape), (*stack, *out_shape, lora.rank)
+            self.lora_a = param(rngs, a_shape, (*stack_axes, "lora", *in_axes), uniform(fan_in), dtype)
+            self.lora_b = param(rngs, b_shape, (*stack_axes, *out_axes, "lora"), constant(0.0), dtype)
+
+    def __call__(self, x: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
+        """Maps `x [..., *in_shape]` to `[..., *out_shape]`, computed in the dtype of `x`.
+
+        `out_dtype` keeps the accumulator's precision in the result (float32 logits of a bfloat16 model).
+        """
+        y = _contract(x, self.weight[...], self.num_in, out_dtype)
+        if self.lora_a is not None and self.lora_b is not None:
+            low = _contract(x, self.lora_a[...], self.num_in, None)
+            y = y + self.lora_scaling * _contract(low, self.lora_b[...], 1, out_dtype)
+        return y
+
+    def per_step(
+        self, x: jax.Array, schedule: tuple[int, ...], out_dtype: jnp.dtype | None = None
+    ) -> jax.Array:
+        """Applies weight set `schedule[k]` to step k of `x [K, ..., *in_shape]`; the stack is the weight sets.
+
+        Returns `[K, ..., *out_shape]`.
+        """
+
+        def sets(weight: jax.Array) -> jax.Array:
+            return weight if schedule == tuple(range(weight.shape[0])) else weight[jnp.array(schedule)]
+
+        def one(weight: jax.Array, a: jax.Array | None, b: jax.Array | None, x: jax.Array) -> jax.Array:
+            y = _contract(x, weight, self.num_in, out_dtype)
+            if a is not None and b is not None:
+                y = y + self.lora_scaling * _contract(_contract(x, a, self.num_in, None), b, 1, out_dtype)
+            return y
+
+        if self.lora_a is None or self.lora_b is None:
+            return jax.vmap(lambda w, x: one(w, None, None, x))(sets(self.weight[...]), x)
+        return jax.vmap(one)(sets(self.weight[...]), sets(self.lora_a[...]), sets(self.lora_b[...]), x)
+
+
+def _contract(x: jax.Array, weight: jax.Array, num_in: int, out_dtype: jnp.dtype | None) -> jax.Array:
+    """Contracts the last `num_in` dimensions of `x` with those of `weight`."""
+    x_dims = tuple(range(x.ndim - num_in, x.ndim))
+    w_dims = tuple(range(weight.ndim - num_in, weight.ndim))
+    return jax.lax.dot_general(
+        x, weight.astype(x.dtype), ((x_dims, w_dims), ((), ())), preferred_element_type=out_dtype or x.dtype
+    )
+
+
+class Norm(nnx.Module):
+    """RMSNorm or LayerNorm over the last dimension, as Moshi names them (`modules/transformer.py`, `create_norm_fn`).
+
+    `rms_norm_f32` and `layer_norm_f32` compute in float32 with eps 1e-8, the others in the dtype of `x` with 1e-5.
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        kind: str,
+        dim: int,
+        *,
+        stack: Sequence[int] = (),
+        stack_axes: Axes = (),
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        self.kind = kind
+        shape, axes = (*stack, dim), (*stack_axes, "norm")
+        self.scale = param(rngs, shape, axes, constant(1.0), dtype)
+        self.bias = param(rngs, shape, axes, constant(0.0), dtype) if kind.startswith("layer_norm") else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises `x [..., dim]`; the result has the dtype of `x`."""
+        eps = 1e-8 if self.kind.endswith("f32") else 1e-5
+        y = x if self.kind == "rms_norm" else x.astype(jnp.float32)
+        scale = self.scale[...].astype(y.dtype)
+        if self.bias is None:
+            variance = jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps
+            return (y * (scale * jax.lax.rsqrt(variance))).astype(x.dtype)
+        mean = jnp.mean(y, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(y - mean), axis=-1, keepdims=True)
+        normed = (y - mean) * jax.lax.rsqrt(variance + eps)
+        return (normed * scale + self.bias[...].astype(y.dtype)).astype(x.dtype)
+
+
+class LayerScale(nnx.Module):
+    """A learnt per-channel factor on a residual branch."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        dim: int,
+        value: float,
+        *,
+        stack: Sequence[int] = (),
+        stack_axes: Axes = (),
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        self.scale = param(rngs, (*stack, dim), (*stack_axes, "norm"), constant(value), dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Scales `x [..., dim]`."""
+        return self.scale[...].astype(x.dtype) * x
+
+
+class Embedding(nnx.Module):
+    """A token table whose id -1 gives exactly zero (Moshi `lm_utils.py`, `ScaledEmbedding`).
+
+    Options: `low_rank` looks up r-dimensional rows and projects them; `demux` reads two tokens from one id,
+    `left + entries * (right + 1)`, each through its own projection; `norm` adds a LayerNorm after the lookup.
+    With `stack=(K,)` it is K tables, one per codebook (not together with `demux`).
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        entries: int,
+        dim: int,
+        *,
+        stack: Sequence[int] = (),
+        low_rank: int | None = None,
+        demux: bool = False,
+        norm: bool = False,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        stack = tuple(stack)
+        stack_axes: Axes = ("codebooks",) * len(stack)
+        inner = low_rank or dim
+        self.entries = entries
+        self.weight = param(
+            rngs, (*stack, entries, inner), (*stack_axes, "vocab", "embed"), truncated_normal(inner), dtype
+        )
+        self.norm = Norm(rngs, "layer_norm", inner, stack=stack, stack_axes=stack_axes, dtype=dtype) if norm else None
+        linear_axes = (*stack_axes, "embed_out", "embed")
+        self.low_rank: Linear | None = None
+        self.out1: Linear | None = None
+        self.out2: Linear | None = None
+        if demux:
+            self.out1 = Linear(rngs, (dim,), (inner,), axes=linear_axes, dtype=dtype)
+            self.out2 = Linear(rngs, (dim,), (inner,), axes=linear_axes, dtype=dtype)
+        elif low_rank:
+            self.low_rank = Linear(rngs, (dim,), (inner,), stack=stack, axes=linear_axes, dtype=dtype)
+
+    def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Looks up `ids int32 [...]` in one table: `[..., dim]` of `dtype`."""
+        if self.out1 is not None and self.out2 is not None:
+            safe = jnp.maximum(ids, 0)
+            left, right = safe % self.entries, safe // self.entries - 1
+            y = self.out1(self._rows(left, dtype)) + _zero_where(
+                right < 0, self.out2(self._rows(jnp.maximum(right, 0), dtype))
+            )
+            return _zero_where(ids < 0, y)
+        y = self._rows(jnp.maximum(ids, 0), dtype)
+        if self.norm is not None:
+            y = self.norm(y)
+        y = _zero_where(ids < 0, y)
+        return y if self.low_rank is None else self.low_rank(y)
+
+    def _rows(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return self.weight[...][ids].astype(dtype)
+
+    def per_codebook(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Looks up codebook k of `ids int32 [K, ...]` in table k: `[K, ..., dim]` of `dtype`."""
+        table = jnp.arange(ids.shape[0]).reshape((-1,) + (1,) * (ids.ndim - 1))
+        y = self.weight[...][table, jnp.maximum(ids, 0)].astype(dtype)
+        if self.norm is not None:
+            y = jax.vmap(lambda norm, rows: norm(rows))(self.norm, y)
+        y = _zero_where(ids < 0, y)
+        return y if self.low_rank is None else self.low_rank.per_step(y, tuple(range(ids.shape[0])))
+
+
+def _zero_where(mask: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.where(mask[..., None], jnp.zeros((), y.dtype), y)
