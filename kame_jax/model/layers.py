@@ -86,14 +86,12 @@ class Linear(nnx.Module):
         self.num_out = len(out_shape)
         self.weight = param(rngs, stack + out_shape + in_shape, axes, init(fan_in), dtype)
         self.lora_scaling = lora.scaling if lora else 0.0
-        self.lora_a: nnx.Param | None = None
-        self.lora_b: nnx.Param | None = None
-        if lora:
-            stack_axes, out_axes = axes[: len(stack)], axes[len(stack) : len(stack) + len(out_shape)]
-            in_axes = axes[len(stack) + len(out_shape) :]
-            a_shape, b_shape = (*stack, lora.rank, *in_shape), (*stack, *out_shape, lora.rank)
-            self.lora_a = param(rngs, a_shape, (*stack_axes, "lora", *in_axes), uniform(fan_in), dtype)
-            self.lora_b = param(rngs, b_shape, (*stack_axes, *out_axes, "lora"), constant(0.0), dtype)
+        rank = lora.rank if lora else 0
+        lead = axes[: len(stack)]
+        a_axes = (*lead, "lora", *axes[len(stack) + len(out_shape) :])
+        b_axes = (*axes[: len(stack) + len(out_shape)], "lora")
+        self.lora_a = param(rngs, (*stack, rank, *in_shape), a_axes, uniform(fan_in), dtype) if lora else None
+        self.lora_b = param(rngs, (*stack, *out_shape, rank), b_axes, constant(0.0), dtype) if lora else None
 
     def __call__(self, x: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
         """Maps `x [..., *in_shape]` to `[..., *out_shape]`, computed in the dtype of `x`.
@@ -180,7 +178,6 @@ class LayerScale(nnx.Module):
         rngs: nnx.Rngs,
         dim: int,
         value: float,
-        *,
         stack: Sequence[int] = (),
         stack_axes: Axes = (),
         dtype: jnp.dtype = jnp.float32,
@@ -220,15 +217,15 @@ class Embedding(nnx.Module):
             rngs, (*stack, entries, inner), (*stack_axes, "vocab", "embed"), truncated_normal(inner), dtype
         )
         self.norm = Norm(rngs, "layer_norm", inner, stack=stack, stack_axes=stack_axes, dtype=dtype) if norm else None
-        linear_axes = (*stack_axes, "embed_out", "embed")
-        self.low_rank: Linear | None = None
-        self.out1: Linear | None = None
-        self.out2: Linear | None = None
-        if demux:
-            self.out1 = Linear(rngs, (dim,), (inner,), axes=linear_axes, dtype=dtype)
-            self.out2 = Linear(rngs, (dim,), (inner,), axes=linear_axes, dtype=dtype)
-        elif low_rank:
-            self.low_rank = Linear(rngs, (dim,), (inner,), stack=stack, axes=linear_axes, dtype=dtype)
+
+        def projection() -> Linear:
+            axes = (*stack_axes, "embed_out", "embed")
+            return Linear(rngs, (dim,), (inner,), stack=stack, axes=axes, dtype=dtype)
+
+        # With `demux` the reference keeps this projection in its files and never reads it.
+        self.low_rank = projection() if low_rank else None
+        self.out1 = projection() if demux else None
+        self.out2 = projection() if demux else None
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Looks up `ids int32 [...]` in one table: `[..., dim]` of `dtype`."""

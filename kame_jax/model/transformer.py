@@ -73,11 +73,9 @@ class TransformerLayer(nnx.Module):
         else:
             self.mlp_in = linear((2, ffn), (dim,), ("gate", "mlp", "embed"))
         self.mlp_out = linear((dim,), (ffn,), ("embed", "mlp"))
-        self.scale1: LayerScale | None = None
-        self.scale2: LayerScale | None = None
-        if config.layer_scale is not None:
-            self.scale1 = LayerScale(rngs, dim, config.layer_scale, stack=stack, stack_axes=stack_axes, dtype=dtype)
-            self.scale2 = LayerScale(rngs, dim, config.layer_scale, stack=stack, stack_axes=stack_axes, dtype=dtype)
+        scale = config.layer_scale
+        self.scale1 = None if scale is None else LayerScale(rngs, dim, scale, stack, stack_axes, dtype)
+        self.scale2 = None if scale is None else LayerScale(rngs, dim, scale, stack, stack_axes, dtype)
 
     def __call__(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
         """Whole sequence: `x [batch, steps, dim]`, `positions [1, steps]`, `mask [1, steps, steps]`."""
