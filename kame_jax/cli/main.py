@@ -1,0 +1,80 @@
+"""`kame-jax`: finds the command, runs it, and turns every ending into an exit status.
+
+0 done; 1 failed at work; 2 bad usage, configuration or input file. A command is a module of this folder with
+`add_parser(subparsers)`, which sets `run` as the parser's `func`. Its heavy imports belong inside `run`, so that
+`--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import kame_jax
+from kame_jax.errors import InputError
+
+COMMANDS = tuple(
+    name
+    for name in ("demo", "train", "evaluate", "stream", "codec", "bench")
+    if importlib.util.find_spec(f"kame_jax.cli.{name}")
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 after one line on stderr."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def build_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser with the commands `names`, each added by its own module."""
+    parser = Parser(prog="kame-jax", description=kame_jax.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"kame-jax {kame_jax.__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in names:
+        importlib.import_module(f"kame_jax.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own) and return its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # One command needs only its own module; the top-level help and a mistyped name need them all.
+    names = argv[:1] if argv[:1] and argv[0] in COMMANDS else COMMANDS
+    try:
+        args = build_parser(names).parse_args(argv)
+    except SystemExit as stop:  # argparse has already said why
+        return int(stop.code or 0)
+    try:
+        args.func(args)
+    except InputError as error:
+        return _fail(f"kame-jax: {error}", 2)
+    except KeyboardInterrupt:
+        return _fail("kame-jax: interrupted", 130)
+    except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if getattr(args, "debug", False) or os.environ.get("KAME_JAX_DEBUG"):
+            traceback.print_exc()
+        reason = " ".join(str(error).split()) or "no message"
+        return _fail(f"kame-jax: {type(error).__name__}: {reason} (--debug shows where)", 1)
+    return 0
+
+
+def _fail(line: str, status: int) -> int:
+    """Say why on stderr and return the exit status."""
+    print(line, file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

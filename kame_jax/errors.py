@@ -1,0 +1,25 @@
+"""What went wrong, said once: the error that means "your input", with one problem or a list of them.
+
+Any room may raise it; the command line turns it into one clear line and exit status 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad usage, configuration or input file.
+
+    Args:
+        message: what is wrong, where, and what was expected, in one line.
+        problems: when several things are wrong, each in one line; `message` then says what they are about.
+    """
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        self.message = message
+        self.problems = tuple(problems)
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return "\n  ".join((self.message, *self.problems))
