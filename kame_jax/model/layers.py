@@ -39,6 +39,15 @@ def uniform(fan_in: int) -> Initializer:
     return init
 
 
+def normal(std: float) -> Initializer:
+    """Normal of the given standard deviation."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+        return (jax.random.normal(key, shape) * std).astype(dtype)
+
+    return init
+
+
 def constant(value: float) -> Initializer:
     """The same value everywhere; the key is not used."""
 
@@ -208,6 +217,7 @@ class Embedding(nnx.Module):
         demux: bool = False,
         norm: bool = False,
         dtype: jnp.dtype = jnp.float32,
+        lora: LoRAConfig | None = None,
     ):
         stack = tuple(stack)
         stack_axes: Axes = ("codebooks",) * len(stack)
@@ -220,7 +230,7 @@ class Embedding(nnx.Module):
 
         def projection() -> Linear:
             axes = (*stack_axes, "embed_out", "embed")
-            return Linear(rngs, (dim,), (inner,), stack=stack, axes=axes, dtype=dtype)
+            return Linear(rngs, (dim,), (inner,), stack=stack, axes=axes, dtype=dtype, lora=lora)
 
         # With `demux` the reference keeps this projection in its files and never reads it.
         self.low_rank = projection() if low_rank else None

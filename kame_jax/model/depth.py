@@ -1,0 +1,160 @@
+"""The depth transformer: within one frame, from the temporal output and the text token to the audio codes.
+
+It runs over the `dep_q` codebooks with weights of their own (or shared by a schedule), norms shared by all, and no
+memory from frame to frame. Semantics: kyutai-labs/moshi `models/lm.py`, `forward_depformer_training` and
+`depformer_step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kame_jax.config import ModelConfig
+from kame_jax.model.attention import attend, window_mask
+from kame_jax.model.layers import Embedding, Linear, Norm, truncated_normal
+from kame_jax.model.transformer import TransformerLayer, add_sin_positions
+
+
+class Depth(nnx.Module):
+    """Predicts the audio codes of a frame one codebook after the other."""
+
+    def __init__(self, rngs: nnx.Rngs, config: ModelConfig, *, dtype: jnp.dtype = jnp.float32):
+        depth = config.depth
+        assert depth is not None
+        self.config = depth
+        self.schedule = config.depth_schedule
+        self.input_schedule = config.depth_input_schedule
+        self.codebooks = config.dep_q
+        inputs = max(self.input_schedule) + 1
+        self.input = Linear(
+            rngs,
+            (depth.dim,),
+            (config.temporal.dim,),
+            stack=(inputs,),
+            axes=("sets", "depth_embed", "embed"),
+            dtype=dtype,
+            lora=config.lora,
+        )
+        self.text_emb = Embedding(
+            rngs,
+            config.text_card + 1,
+            depth.dim,
+            low_rank=depth.low_rank,
+            demux=config.demux_text,
+            norm=config.norm_emb,
+            dtype=dtype,
+            lora=config.lora,
+        )
+        self.audio_emb = Embedding(
+            rngs,
+            config.card + 1,
+            depth.dim,
+            stack=(self.codebooks - 1,),
+            low_rank=depth.low_rank,
+            norm=config.norm_emb,
+            dtype=dtype,
+            lora=config.lora,
+        )
+        self.layers = TransformerLayer(
+            rngs, depth, stack=(depth.num_layers,), sets=(config.depth_sets,), dtype=dtype, lora=config.lora
+        )
+        head_norm, stack = depth.head_norm, (self.codebooks,)
+        self.head_norm = (
+            Norm(rngs, head_norm, depth.dim, stack=stack, stack_axes=("codebooks",), dtype=dtype) if head_norm else None
+        )
+        self.heads = Linear(
+            rngs,
+            (config.card,),
+            (depth.dim,),
+            stack=stack,
+            axes=("codebooks", "bins", "depth_embed"),
+            init=truncated_normal,
+            dtype=dtype,
+            lora=config.lora,
+        )
+
+    def __call__(self, h: jax.Array, text: jax.Array, codes: jax.Array, remat: bool = False) -> jax.Array:
+        """Teacher-forced logits of every codebook.
+
+        Args:
+            h: temporal output `[n, temporal dim]`, any frames of any rows side by side.
+            text: int32 `[n]`, the text token of the frame.
+            codes: int32 `[dep_q, n]`, the frame's codes; the last codebook is not read.
+            remat: recompute each layer in the backward pass.
+
+        Returns:
+            float32 `[dep_q, n, card]`.
+        """
+        steps = self.codebooks
+        tokens = self.text_emb(text, h.dtype)[None]
+        if steps > 1:
+            tokens = jnp.concatenate([tokens, self.audio_emb.per_codebook(codes[: steps - 1], h.dtype)])
+        frames = jnp.broadcast_to(h[None], (steps, *h.shape))
+        x = self.input.per_step(frames, self.input_schedule) + tokens
+        # Steps stay in front, so that each step's own weights make one batched matrix product.
+        positions = jnp.arange(steps)[None]
+        mask = window_mask(positions, positions, None)
+        x = add_sin_positions(x, positions.T, self.config)
+
+        def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
+            qkv = layer.attn_in.per_step(layer.norm1(x), self.schedule).swapaxes(0, 1)
+            q, k, v = layer.rotate(qkv, positions)
+            attended = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask).swapaxes(0, 1)
+            x = layer.add_attention(x, layer.attn_out.per_step(attended, self.schedule))
+            hidden = layer.mlp_in.per_step(layer.norm2(x), self.schedule)
+            update = layer.feed_forward(hidden, lambda y: layer.mlp_out.per_step(y, self.schedule))
+            return layer.add_feed_forward(x, update), None
+
+        x = jax.lax.scan(jax.checkpoint(body) if remat else body, x, self.layers)[0]
+        if self.head_norm is not None:
+            x = jax.vmap(lambda norm, x: norm(x))(self.head_norm, x)
+        return self.heads.per_step(x, tuple(range(steps)), out_dtype=jnp.float32)
+
+    def generate(
+        self, h: jax.Array, text: jax.Array, choose: Callable[[int, jax.Array], jax.Array]
+    ) -> jax.Array:
+        """Generates a frame's codes one by one.
+
+        Args:
+            h: temporal output of the frame, `[batch, temporal dim]`.
+            text: int32 `[batch]`, the text token just chosen.
+            choose: called while tracing with a codebook index and its float32 logits `[batch, card]`; returns the
+                code int32 `[batch]` (sampling, argmax, or a forced one).
+
+        Returns:
+            int32 `[batch, dep_q]`.
+        """
+        keys: list[list[jax.Array]] = [[] for _ in range(self.config.num_layers)]
+        values: list[list[jax.Array]] = [[] for _ in range(self.config.num_layers)]
+        layers = [jax.tree.map(lambda a, i=i: a[i], self.layers) for i in range(self.config.num_layers)]
+        tokens: list[jax.Array] = []
+        for step in range(self.codebooks):
+            weights, position = self.schedule[step], jnp.full((1, 1), step)
+            if step == 0:
+                embedded = self.text_emb(text, h.dtype)
+            else:
+                embedded = _take(self.audio_emb, step - 1)(tokens[-1], h.dtype)
+            x = (_take(self.input, self.input_schedule[step])(h) + embedded)[:, None]
+            x = add_sin_positions(x, position, self.config)
+            mask = jnp.ones((1, 1, step + 1), bool)
+            for index, layer in enumerate(layers):
+                q, k, v = layer.rotate(_take(layer.attn_in, weights)(layer.norm1(x)), position)
+                keys[index].append(k[:, 0])
+                values[index].append(v[:, 0])
+                attended = attend(q, jnp.stack(keys[index], axis=2), jnp.stack(values[index], axis=2), mask)
+                x = layer.add_attention(x, _take(layer.attn_out, weights)(attended))
+                hidden = _take(layer.mlp_in, weights)(layer.norm2(x))
+                x = layer.add_feed_forward(x, layer.feed_forward(hidden, _take(layer.mlp_out, weights)))
+            x = x[:, 0]
+            if self.head_norm is not None:
+                x = _take(self.head_norm, step)(x)
+            tokens.append(choose(step, _take(self.heads, step)(x, out_dtype=jnp.float32)))
+        return jnp.stack(tokens, axis=1)
+
+
+def _take(module: nnx.Module, index: int) -> nnx.Module:
+    return jax.tree.map(lambda a: a[index], module)
