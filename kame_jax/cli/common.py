@@ -11,11 +11,42 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from kame_jax.config import RunConfig, load_run, to_dict, to_yaml
+
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command has: `--json` and `--debug`."""
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, the last line of stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as one JSON object, the last line of stdout"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add a configuration: its file or name, overrides, and `--print-config`; `read_config` reads them."""
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a YAML file, or the name of a ready one (tiny, kame_7b, ...)"
+    )
+    parser.add_argument("overrides", metavar="a.b=c", nargs="*", help="settings that replace those of CONFIG")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration and stop"
+    )
+
+
+def read_config(args: argparse.Namespace) -> RunConfig | None:
+    """The configuration that `add_config` asked for; None when it was only to be printed, which is done here.
+
+    Raises:
+        InputError: everything that is wrong with the file and the overrides, in one list.
+    """
+    config = load_run(args.config, args.overrides)
+    if not args.print_config:
+        return config
+    if args.json:
+        emit(args, to_dict(config))
+    else:
+        print(to_yaml(config), end="", flush=True)
+    return None
 
 
 def log(message: str) -> None:

@@ -44,13 +44,23 @@ def build_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     return parser
 
 
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The parsed command line; overrides (`a.b=c`) may stand before, between and after the options."""
+    args, rest = parser.parse_known_args(argv)
+    if rest and hasattr(args, "overrides") and all("=" in text and text[0] != "-" for text in rest):
+        args.overrides = [*args.overrides, *rest]
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     # One command needs only its own module; the top-level help and a mistyped name need them all.
     names = argv[:1] if argv[:1] and argv[0] in COMMANDS else COMMANDS
     try:
-        args = build_parser(names).parse_args(argv)
+        args = parse(build_parser(names), argv)
     except SystemExit as stop:  # argparse has already said why
         return int(stop.code or 0)
     try:

@@ -1,4 +1,7 @@
-"""The kinds of value a setting can have: each is a type with its valid range, written once where the field is declared."""
+"""The kinds of value a setting can have: types with their valid range, written where the field is declared.
+
+`build` reads them; nothing else gives a range a second time.
+"""
 
 from __future__ import annotations
 

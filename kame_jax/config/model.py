@@ -51,7 +51,10 @@ class TransformerConfig:
         if self.dim % self.num_heads:
             yield "num_heads", f"must divide dim ({self.dim}), got {self.num_heads}"
         elif "rope" in self.positions and self.head_dim % 2:
-            yield "num_heads", f"rotary positions need an even head width, got {self.dim} / {self.num_heads} = {self.head_dim}"
+            yield (
+                "num_heads",
+                f"rotary positions need an even head width, got {self.dim} / {self.num_heads} = {self.head_dim}",
+            )
         if "sin" in self.positions and self.dim % 2:
             yield "dim", f"sinusoidal positions need an even width, got {self.dim}"
 
@@ -90,7 +93,10 @@ class ConditionerConfig:
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
         if self.kind == "lut" and self.num_bins < max(1, len(self.possible_values)):
-            yield "num_bins", f"a lut needs a row per possible value, at least {max(1, len(self.possible_values))}, got {self.num_bins}"
+            yield (
+                "num_bins",
+                f"a lut needs a row per possible value ({len(self.possible_values)}), got {self.num_bins}",
+            )
         if self.kind != "lut" and (self.num_bins or self.possible_values):
             yield "kind", f"num_bins and possible_values belong to a lut, not to {self.kind!r}"
 
@@ -195,7 +201,11 @@ class ModelConfig:
             yield "depth", "must be null because dep_q is 0"
         if self.dep_q and self.unused_depth_input_dim is not None:
             yield "unused_depth_input_dim", f"only for dep_q 0, got dep_q {self.dep_q}"
-        if self.depth is not None and self.depth.schedule is not None and len(self.depth.schedule) != self.dep_q:
+        if (
+            self.depth is not None
+            and self.depth.schedule is not None
+            and len(self.depth.schedule) != self.dep_q
+        ):
             yield "depth.schedule", f"needs dep_q = {self.dep_q} numbers, got {len(self.depth.schedule)}"
         names = [conditioner.name for conditioner in self.conditioners]
         for name in sorted({name for name in names if names.count(name) > 1}):
@@ -265,8 +275,9 @@ class MimiConfig:
             yield "seanet.ratios", f"their product {hop} must divide sample_rate ({self.sample_rate})"
         elif (self.sample_rate / hop / self.frame_rate) % 1:
             steps = self.sample_rate / hop
-            yield "frame_rate", f"must divide the convolutions' {steps:g} steps a second, got {self.frame_rate:g}"
+            yield (
+                "frame_rate",
+                f"must divide the convolutions' {steps:g} steps a second, got {self.frame_rate:g}",
+            )
         if self.transformer.dim != self.seanet.dim:
             yield "transformer.dim", f"must equal seanet.dim ({self.seanet.dim}), got {self.transformer.dim}"
-
-

@@ -1,0 +1,165 @@
+"""What a run is made of: model, codec, data, training, loss, optimizer and mesh.
+
+Defaults are those of kame_finetune (its `finetune.py`) where it has one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from kame_jax.config.fields import Count, Fraction, NonNegativeFloat, OneOf, Positive, PositiveFloat, Range
+from kame_jax.config.model import MimiConfig, ModelConfig
+
+SPEAKERS = ("A", "B")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class RunModelConfig(ModelConfig):
+    """The model of a run: its architecture, and where its first weights come from."""
+
+    init_from: str | None = None
+    """Checkpoint to start from, as the commands take it; None draws random weights."""
+
+    @property
+    def architecture(self) -> ModelConfig:
+        """The architecture alone, equal for equal models wherever their weights come from."""
+        return ModelConfig(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelConfig)}
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which dialogues are trained on, and how they are cut."""
+
+    path: str | None = None
+    """Folder of dialogues or of records; needed to train."""
+    eval_path: str | None = None
+    """The same for evaluation; None evaluates nothing."""
+    speakers: tuple[Annotated[str, OneOf(SPEAKERS)], ...] = ("A",)
+    """Who is the model: a dialogue gives one sample per speaker named here."""
+    max_frames: Positive | None = None
+    """Longer dialogues are cut into nearly equal pieces of at most this many frames (80 ms each); None cuts nothing."""
+    min_frames: Positive | None = None
+    """Shorter pieces are dropped, and counted; None keeps all."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, what is wrong) for fields that do not fit together."""
+        if not self.speakers or len(set(self.speakers)) < len(self.speakers):
+            yield (
+                "speakers",
+                f"expected A, B or both, each once, got {', '.join(self.speakers) or 'an empty list'}",
+            )
+        if self.max_frames and self.min_frames and self.min_frames > self.max_frames:
+            yield "min_frames", f"must be at most max_frames ({self.max_frames}), got {self.min_frames}"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length and rhythm of the training."""
+
+    steps: Positive = 1000
+    """Optimizer steps."""
+    batch_size: Positive = 8
+    """Sequences a step, over all devices and processes."""
+    micro_batches: Positive = 1
+    """Parts into which a batch is cut to save memory; must divide `batch_size`."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints; 0 writes only the last."""
+    log_every: Positive = 10
+    """Steps between lines of metrics."""
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+    """Type of the activations; weights, norms and losses stay float32."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, what is wrong) for fields that do not fit together."""
+        if self.batch_size % self.micro_batches:
+            yield "micro_batches", f"must divide batch_size ({self.batch_size}), got {self.micro_batches}"
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss parts: text + audio, each a weighted mean of cross-entropies."""
+
+    text_padding_weight: NonNegativeFloat = 0.5
+    """Weight of the padding ids of the inner monologue, whose other ids have weight 1."""
+    semantic_weight: NonNegativeFloat = 100.0
+    """Weight of the first codebook of each speaker."""
+    acoustic_weight: NonNegativeFloat = 1.0
+    """Weight of the other codebooks."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up, then a constant learning rate."""
+
+    learning_rate: NonNegativeFloat = 3e-5
+    """For everything but the depth transformer."""
+    depth_learning_rate: NonNegativeFloat = 3e-5
+    """For the depth transformer, its embeddings and its heads."""
+    warmup_steps: Count = 0
+    """Steps over which both rates rise from 0."""
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    eps: PositiveFloat = 1e-5
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled, on every weight."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Largest global norm of the gradient; None clips nothing."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; one of them may be -1, which takes all devices that are left."""
+
+    replica: Annotated[int, Range(-1)] = 1
+    """Whole copies of the weights (pure data parallelism)."""
+    fsdp: Annotated[int, Range(-1)] = -1
+    """Devices over which weights, optimizer state and batch are cut."""
+    tensor: Annotated[int, Range(-1)] = 1
+    """Devices over which heads and feed-forward widths are cut."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, what is wrong) for fields that do not fit together."""
+        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, size in sizes.items():
+            if size == 0:
+                yield name, "expected a number of devices, or -1 for all that are left, got 0"
+        left = [name for name, size in sizes.items() if size == -1]
+        for name in left[1:]:
+            yield name, f"only one axis may be -1, and {left[0]} is"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, from a YAML file and overrides; written to its folder as `config.yaml`."""
+
+    model: RunModelConfig
+    run_dir: str = "runs/default"
+    """Folder of everything that the run writes."""
+    seed: Count = 0
+    """Every random number of the run follows from it."""
+    codec: MimiConfig = MimiConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, what is wrong) for fields that do not fit together."""
+        if self.model.card != self.codec.quantizer.bins:
+            yield (
+                "model.card",
+                f"must equal codec.quantizer.bins ({self.codec.quantizer.bins}), got {self.model.card}",
+            )
+        used = max(self.model.dep_q, self.model.num_user_rows)
+        if used > self.codec.quantizer.n_q:
+            yield (
+                "codec.quantizer.n_q",
+                f"the model uses {used} codebooks of a speaker, got {self.codec.quantizer.n_q}",
+            )
