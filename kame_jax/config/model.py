@@ -268,6 +268,11 @@ class MimiConfig:
         """Samples a frame (1920 in the released codec)."""
         return round(self.sample_rate / self.frame_rate)
 
+    @property
+    def steps_per_frame(self) -> int:
+        """Latent steps of convolutions and transformers a frame (2 in the released codec)."""
+        return self.frame_size // math.prod(self.seanet.ratios)
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
         hop = math.prod(self.seanet.ratios)
