@@ -126,8 +126,9 @@ class _Builder:
     def nearest(self, prefix: str, name: str, siblings: list[str]) -> str:
         """What the writer of an unknown key may have meant."""
         close = [prefix + sibling for sibling in difflib.get_close_matches(name, siblings, n=1)]
-        close = close or [key for key in self.known if key.rsplit(".", 1)[-1] == name]
-        close = close or difflib.get_close_matches(prefix + name, self.known, n=1)
+        last = {key: key.rsplit(".", 1)[-1] for key in self.known}
+        elsewhere = difflib.get_close_matches(name, sorted(set(last.values())), n=1)
+        close = close or [key for key in self.known if last[key] in elsewhere]
         if close:
             return f"did you mean {' or '.join(close[:3])}?"
         return f"known here: {', '.join(siblings)}"

@@ -25,30 +25,39 @@ T = TypeVar("T")
 PRESET_SECTIONS = ("model", "codec")
 """Sections that may start from another file's, with `preset: NAME`."""
 
-_RESOLVERS = (
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
+_PLAIN_SCALARS = (
+    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?)", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?((\.[0-9]+|[0-9][0-9_]*\.[0-9_]*)([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+)",
+        "-+.0123456789",
+    ),
 )
-_TABLE: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-for _tag, _pattern, _starts in _RESOLVERS:
-    for _start in _starts:
-        _TABLE.setdefault(_start.replace("\0", ""), []).append(
-            (f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"))
-        )
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = _TABLE
+    """YAML to plain values."""
 
 
 class _Dumper(yaml.SafeDumper):
-    # The same table as the loader's: text that would be read as a number is quoted.
-    yaml_implicit_resolvers = _TABLE
+    """Plain values to YAML; quotes the text that the loader would take for something else."""
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
+
+def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.SequenceNode:
+    """A list of numbers or names stays on its line; a list of sections does not."""
+    flow = not any(isinstance(item, Mapping) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
+
+
+_Dumper.add_representer(list, _represent_list)
+for _side in (_Loader, _Dumper):
+    _side.yaml_implicit_resolvers = {}
+    for _tag, _pattern, _starts in _PLAIN_SCALARS:
+        _side.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_starts)
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def to_yaml(config: Any) -> str:
         to_dict(config),
         Dumper=_Dumper,
         sort_keys=False,
-        default_flow_style=None,
+        default_flow_style=False,
         width=110,
         allow_unicode=True,
     )
@@ -187,10 +196,9 @@ def _parse(text: str, place: Any, about: str) -> _Document:
         values = None if node is None else plain(node, "")
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = place(mark.line + 1) + ": " if mark else ""
-        raise InputError(
-            f"{about}: {line}not valid YAML: {getattr(error, 'problem', None) or error}"
-        ) from error
+        line = f"{place(mark.line + 1)}: " if mark and place(mark.line + 1) != about else ""
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(f"{about}: {line}not valid YAML: {reason}") from error
     except (RecursionError, ValueError) as error:
         raise InputError(f"{about}: not valid YAML: {error}") from error
     if problems:

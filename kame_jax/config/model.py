@@ -95,7 +95,7 @@ class ConditionerConfig:
         if self.kind == "lut" and self.num_bins < max(1, len(self.possible_values)):
             yield (
                 "num_bins",
-                f"a lut needs a row per possible value ({len(self.possible_values)}), got {self.num_bins}",
+                f"a lut needs at least one row, and one per possible value, got {self.num_bins}",
             )
         if self.kind != "lut" and (self.num_bins or self.possible_values):
             yield "kind", f"num_bins and possible_values belong to a lut, not to {self.kind!r}"

@@ -134,15 +134,15 @@ class MeshConfig:
             yield name, f"only one axis may be -1, and {left[0]} is"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, from a YAML file and overrides; written to its folder as `config.yaml`."""
 
-    model: RunModelConfig
     run_dir: str = "runs/default"
     """Folder of everything that the run writes."""
     seed: Count = 0
     """Every random number of the run follows from it."""
+    model: RunModelConfig
     codec: MimiConfig = MimiConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
