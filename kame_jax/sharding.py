@@ -1,0 +1,120 @@
+"""Where weights and batches live: the device mesh, and the one table of logical-axis rules.
+
+Every weight names its dimensions (`kame_jax.model.layers.param`); the rules map those names to mesh axes. Nothing in
+the model changes with the mesh. The axes are Auto: `jax.jit` over arrays with `NamedSharding` does the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+log = logging.getLogger(__name__)
+
+MESH_AXES = ("replica", "fsdp", "tensor")
+"""`replica` copies the weights, `fsdp` cuts weights and batch, `tensor` cuts heads and feed-forward widths."""
+
+RULES: dict[str, str | None] = {
+    "embed": "fsdp",
+    "embed_out": "tensor",
+    "depth_embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "bins": "tensor",
+}
+"""Logical axis -> mesh axis. Axes that are not named here stay whole on every device."""
+
+BATCH = PartitionSpec(("replica", "fsdp"))
+"""How a batch's first dimension is cut."""
+
+
+def make_mesh(
+    replica: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The mesh over `devices` (default: all); one size may be -1, which takes the devices that are left.
+
+    Raises:
+        ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [replica, fsdp, tensor]
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise ValueError(f"mesh sizes must be positive, at most one of them -1, got {dict(zip(MESH_AXES, sizes))}")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(1, len(devices) // -math.prod(sizes))
+    if math.prod(sizes) != len(devices):
+        raise ValueError(f"a mesh of {dict(zip(MESH_AXES, sizes))} does not fit {len(devices)} devices")
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+
+
+def partition_spec(
+    name: str,
+    axes: Sequence[str],
+    shape: Sequence[int],
+    mesh: Mesh | AbstractMesh,
+    rules: Mapping[str, str | None] = RULES,
+) -> PartitionSpec:
+    """How one weight is cut.
+
+    A dimension that its mesh axis does not divide stays whole, and that is logged: no weight is ever padded.
+
+    Args:
+        name: the weight's path, for messages.
+        axes: logical name of each dimension.
+        shape: its sizes.
+        mesh: the device mesh.
+        rules: logical axis -> mesh axis.
+
+    Raises:
+        ValueError: two dimensions map to one mesh axis, or a rule names an axis that the mesh lacks.
+    """
+    entries: list[str | None] = []
+    for axis, size in zip(axes, shape, strict=True):
+        target = rules.get(axis)
+        if target is not None and target not in mesh.shape:
+            raise ValueError(f"{name}: the rule {axis} -> {target} names no axis of the mesh {tuple(mesh.shape)}")
+        if target in entries and target is not None:
+            other = axes[entries.index(target)]
+            raise ValueError(f"{name} {tuple(axes)}: both {other} and {axis} map to the mesh axis {target}")
+        entries.append(target)
+    for dimension, target in enumerate(entries):
+        if target is None or mesh.shape[target] == 1:
+            entries[dimension] = None
+        elif shape[dimension] % mesh.shape[target]:
+            log.info(
+                "%s: %s of %d is not divided by %s of %d, kept whole",
+                name, axes[dimension], shape[dimension], target, mesh.shape[target],
+            )  # fmt: skip
+            entries[dimension] = None
+    return PartitionSpec(*entries)
+
+
+def shardings(state: Any, mesh: Mesh | AbstractMesh, rules: Mapping[str, str | None] = RULES) -> dict[str, NamedSharding]:
+    """The sharding of each weight of a model or state (abstract or not), by dotted path.
+
+    Weights that declare no axes (Mimi's moving averages) stay whole.
+
+    Raises:
+        ValueError: see `partition_spec`.
+    """
+    leaves = nnx.to_flat_state(nnx.state(state) if isinstance(state, nnx.Module) else state)
+    result = {}
+    for path, leaf in leaves:
+        name = ".".join(map(str, path))
+        axes = leaf.get_metadata().get("axes") or ("",) * len(leaf.shape)
+        result[name] = NamedSharding(mesh, partition_spec(name, axes, leaf.shape, mesh, rules))
+    return result
+
+
+def bytes_per_device(shardings: Mapping[str, NamedSharding], arrays: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Bytes that one device holds of the given arrays."""
+    sizes = (math.prod(shardings[name].shard_shape(a.shape)) * np.dtype(a.dtype).itemsize for name, a in arrays.items())
+    return sum(sizes)
