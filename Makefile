@@ -70,7 +70,7 @@ format: $(VENV)/.ready-dev
 check: lint test
 
 golden: $(VENV)/.ready-test
-	@[ -x .venv-golden/bin/python ] || tests/golden/setup.sh .venv-golden $(BIN)/python
+	@[ -e .venv-golden/.ready ] || { tests/golden/setup.sh .venv-golden $(BIN)/python; touch .venv-golden/.ready; }
 	@for script in tests/golden/make_*.py; do .venv-golden/bin/python "$$script"; done
 
 clean:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -59,11 +60,12 @@ def emit(args: argparse.Namespace, result: Mapping[str, Any], text: str | None =
 
     Args:
         args: the parsed arguments; `args.json` chooses the form.
-        result: what scripts read; values are JSON types, NumPy scalars or paths.
+        result: what scripts read: JSON types, arrays, scalars of NumPy and JAX, paths. A number that is not finite
+            becomes null, which JSON has and NaN it has not.
         text: what people read; None prints one `key: value` line per entry of `result`.
     """
     if args.json:
-        print(json.dumps(result, default=_plain, allow_nan=False), flush=True)
+        print(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False), flush=True)
     elif text is None:
         print("\n".join(f"{key}: {value}" for key, value in result.items()), flush=True)
     else:
@@ -71,5 +73,13 @@ def emit(args: argparse.Namespace, result: Mapping[str, Any], text: str | None =
 
 
 def _plain(value: Any) -> Any:
-    """JSON form of what `json` does not know: arrays and NumPy scalars as numbers, the rest as text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    """The JSON types of a result."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,146 @@
+"""The house stands: imports go down the floors, files hold one idea, and nothing is hidden at module level."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "kame_jax"
+
+# Floors of the rooms, low to high; a room may import its own floor and those below. `errors` lies under everything.
+FLOORS = {
+    "errors": 0,
+    "config": 1,
+    "streams": 1,
+    "oracle": 2,
+    "model": 2,
+    "codec": 2,
+    "sharding": 2,
+    "interop": 3,
+    "data": 3,
+    "decode": 3,
+    "train": 3,
+    "tandem": 4,
+    "plan": 4,
+    "serve": 4,
+    "evaluation": 4,
+    "cli": 5,
+    "assets": 0,  # files; the scripts that made them may use every room
+}
+MAX_LINES = 450
+ALL = sorted(
+    path for folder in ("kame_jax", "convert", "launch", "tests") for path in (ROOT / folder).rglob("*.py")
+)
+HOUSE = sorted(PACKAGE.rglob("*.py"))
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def room(path):
+    """The room that a file of the package belongs to; None for the package's own `__init__`."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return None if first == "__init__" else first
+
+
+def imported_rooms(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (module.split(".")[1] for module in modules if re.match(r"kame_jax\.", module))
+
+
+def is_mutable(value):
+    """Whether an expression makes an empty container or a counter, which only makes sense when somebody changes it."""
+    if isinstance(value, ast.Call):
+        made = ast.unparse(value.func).rsplit(".", 1)[-1]
+        return made in {
+            "list",
+            "dict",
+            "set",
+            "defaultdict",
+            "deque",
+            "Counter",
+            "OrderedDict",
+            "count",
+            "default_rng",
+        }
+    return isinstance(value, ast.List | ast.Dict | ast.Set) and not (
+        getattr(value, "elts", []) + getattr(value, "keys", [])
+    )
+
+
+@pytest.mark.parametrize("path", HOUSE, ids=name)
+def test_imports_go_down_the_floors(path):
+    rooms = set(imported_rooms(ast.parse(path.read_text()))) - {"__version__", "__doc__"}
+    if room(path) is None:
+        assert not rooms, "the package itself imports no room"
+        return
+    assert room(path) in FLOORS, f"{room(path)} has no floor: give it one here"
+    floor = max(FLOORS.values()) if room(path) == "assets" else FLOORS[room(path)]
+    up = {other for other in rooms if FLOORS[other] > floor}
+    assert not up, f"{room(path)} imports upwards: {up}"
+
+
+@pytest.mark.parametrize("path", ALL, ids=name)
+def test_a_file_opens_with_its_purpose_and_holds_one_idea(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    if tree.body:
+        assert ast.get_docstring(tree), "a file opens with what it is for"
+    assert text.count("\n") <= MAX_LINES, "a file that long holds two ideas"
+
+
+@pytest.mark.parametrize("path", HOUSE, ids=name)
+def test_no_state_is_kept_at_module_level(path):
+    tree = ast.parse(path.read_text())
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Global)], "no `global`"
+    cached = re.findall(r"^\s*@(?:functools\.)?(?:lru_cache|cache)\b", path.read_text(), re.MULTILINE)
+    assert not cached, "a cache is state: keep the value where it is used"
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            assert not is_mutable(node.value), (
+                f"line {node.lineno}: {ast.unparse(node)} can be changed from anywhere"
+            )
+
+
+@pytest.mark.parametrize("path", ALL, ids=name)
+def test_nothing_is_left_undone(path):
+    if path == Path(__file__):
+        return
+    found = re.findall(
+        r"NotImplementedError|\bTODO\b|\bFIXME\b|pytest\.skip\(|xfail|importorskip", path.read_text()
+    )
+    assert not found
+
+
+def test_a_wheel_carries_the_ready_configurations():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"configs": "kame_jax/configs"}
+    assert wheel["packages"] == ["kame_jax"]
+
+
+def test_pytorch_is_not_a_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
+    assert not [text for text in wanted if re.match(r"(torch|moshi|tensorflow)\b(?!-)", text)]
+
+
+def test_make_test_and_ci_agree():
+    assert "make --no-print-directory test" in (ROOT / ".ci/run").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test", "quick", "slow", "lint", "golden", "check"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
