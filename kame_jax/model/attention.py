@@ -22,8 +22,9 @@ class KVCache(NamedTuple):
 
 def init_kv_cache(batch: int, heads: int, capacity: int, head_dim: int, dtype: jnp.dtype) -> KVCache:
     """An empty ring; which slots count is decided by position, so its contents never need clearing."""
-    zeros = jnp.zeros((batch, heads, capacity, head_dim), dtype)
-    return KVCache(zeros, zeros)
+    shape = (batch, heads, capacity, head_dim)
+    # Two buffers, so that a cache can be donated.
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
 def apply_rope(x: jax.Array, positions: jax.Array, max_period: float) -> jax.Array:
