@@ -7,6 +7,7 @@ import jax
 import pytest
 from flax import nnx
 
+from kame_jax.codec.mimi import Mimi
 from kame_jax.config import (
     DepthConfig,
     MimiConfig,
@@ -47,11 +48,26 @@ USER_STREAM_GROUPS = MOSHI_GROUPS | {
 }
 
 
+# Numbers stored by the released Mimi (96,151,393), the codebooks' running sums and flags included.
+MIMI_GROUPS = {
+    "encoder": 12_628_256,
+    "decoder": 14_724_641,
+    "encoder_transformer": 25_190_400,
+    "decoder_transformer": 25_190_400,
+    "quantizer": 17_367_072,
+    "downsample": 1_048_576,
+    "upsample": 2_048,
+}
+
+
 def count(config):
-    """Parameters by group, from shapes alone."""
-    model = nnx.eval_shape(lambda: LM(config, rngs=nnx.Rngs(0)))
+    """Parameters of the language model by group, from shapes alone."""
+    return sizes(lambda: LM(config, rngs=nnx.Rngs(0)))
+
+
+def sizes(make):
     groups = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(model, nnx.Param)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(nnx.eval_shape(make))):
         names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
         group = ".".join(names[:2]) if names[0] == "depth" else names[0]
         groups[group] = groups.get(group, 0) + math.prod(leaf.shape)
@@ -105,6 +121,11 @@ def test_speech_to_text_models_have_the_published_size(name, millions):
     config = load_model(name)
     assert (config.dep_q, config.depth, config.num_user_rows) == (0, None, 32)
     assert round(sum(count(config).values()) / 1e6) == millions
+
+
+def test_mimi_has_the_numbers_of_the_released_file_group_by_group():
+    assert sizes(lambda: Mimi(nnx.Rngs(0), load_codec("mimi"))) == MIMI_GROUPS
+    assert sum(MIMI_GROUPS.values()) == 96_151_393
 
 
 def test_named_mimi_is_the_released_codec():
