@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kame_jax.errors import InputError
+
 CHANNELS = {"A": 0, "B": 1}
 """Speaker -> audio channel of a dialogue (kame_finetune: A left, B right)."""
 
@@ -66,10 +68,10 @@ def hint_level(ratio: float, bounds: str = "released") -> int:
     """Hint level 0 to 5 of a share of the turn heard.
 
     Raises:
-      ValueError: unknown `bounds`.
+      InputError: unknown `bounds`.
     """
     if bounds not in LEVEL_BOUNDS:
-        raise ValueError(f"hint bounds {bounds!r}: expected one of {sorted(LEVEL_BOUNDS)}")
+        raise InputError(f"hint bounds {bounds!r}: expected one of {sorted(LEVEL_BOUNDS)}")
     limits, inclusive = LEVEL_BOUNDS[bounds]
     for level, limit in enumerate(limits):
         if ratio < limit or (inclusive and ratio == limit):
@@ -107,13 +109,13 @@ def simulate_oracle(words: Sequence[Word], predict: Predictor, *, interval: floa
       trigger_word, recent_words, current_spoken_ratio, channel (of the next speaker), hint ("" up to ratio 0.5).
 
     Raises:
-      ValueError: a speaker other than A and B, or an interval that is not positive.
+      InputError: a speaker other than A and B, or an interval that is not positive.
     """
     unknown = sorted({w.speaker for w in words} - set(CHANNELS))
     if unknown:
-        raise ValueError(f"speakers {unknown}: expected only {sorted(CHANNELS)}")
+        raise InputError(f"speakers {unknown}: expected only {sorted(CHANNELS)}")
     if interval <= 0:
-        raise ValueError(f"interval {interval}: expected seconds > 0")
+        raise InputError(f"interval {interval}: expected seconds > 0")
     records: list[dict[str, Any]] = []
     end = max((w.end for w in words), default=0.0)
     now = interval
@@ -200,14 +202,14 @@ def words_from_json(items: Sequence[dict[str, Any]]) -> list[Word]:
     """Words of a `text/<id>.json` list.
 
     Raises:
-      ValueError: an item that lacks a field or holds a value of the wrong kind; names its index.
+      InputError: an item that lacks a field or holds a value of the wrong kind; names its index.
     """
     words = []
     for i, item in enumerate(items):
         try:
             word = Word(str(item["speaker"]), str(item["word"]), float(item["start"]), float(item["end"]))
         except (KeyError, TypeError, ValueError) as e:
-            raise ValueError(f"word {i}: {item!r}: expected speaker, word, start and end in seconds") from e
+            raise InputError(f"word {i}: {item!r}: expected speaker, word, start and end in seconds") from e
         words.append(word)
     return words
 

@@ -1,0 +1,1 @@
+"""Dialogues to training batches: reading, tokenising, cutting, augmenting, batching."""

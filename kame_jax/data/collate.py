@@ -1,0 +1,176 @@
+"""Samples to fixed-length training rows: the oracle's augmentation, drawn from one generator, and padding.
+
+Where tokens land is `oracle.schedule`'s. Semantics: SakanaAI/kame_finetune `utils/data.py` (`DataCollator`), its
+random draws in its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kame_jax.data.samples import Sample
+from kame_jax.errors import InputError
+from kame_jax.oracle.schedule import OracleSchedule
+from kame_jax.streams import ZERO_ID
+
+Row = dict[str, np.ndarray]
+"""`inputs` and `labels` int32 `[rows, length]`, `oracle` int32 `[length]`, `frames` int32 `[]`: columns that are real."""
+
+
+@dataclass(frozen=True)
+class OracleAugment:
+    """How the oracle of a sample is disturbed in training. The default leaves it as it was recorded."""
+
+    shift_prob: float = 0.0
+    """Probability of moving the whole oracle row, to the left or to the right with equal chances."""
+    right_shift: tuple[int, int] = (1, 10)
+    """Fewest and most frames to the right (later)."""
+    left_shift: tuple[int, int] = (1, 15)
+    """Fewest and most frames to the left (earlier: the oracle may then know what was not yet said)."""
+    skip_min: float = 0.0
+    """Each event but a turn's last is dropped with a probability drawn per sample from [skip_min, skip_max]."""
+    skip_max: float = 0.0
+    jitter: int = 0
+    """Each event is moved later by 0 to this many frames."""
+    hint_only: bool = False
+    """Only the true reply is ever shown; events without one are dropped."""
+    hint_warmup: tuple[int, int] | None = None
+    """With `hint_only`: always up to the first step, never from the second on, linearly rarer between."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} {value}, expected 0 to 1"
+            for name, value in (
+                ("shift_prob", self.shift_prob),
+                ("skip_min", self.skip_min),
+                ("skip_max", self.skip_max),
+            )
+            if not 0 <= value <= 1
+        ]
+        problems += [
+            f"{name} {value}, expected (fewest, most) with 0 <= fewest <= most"
+            for name, value in (("right_shift", self.right_shift), ("left_shift", self.left_shift))
+            if not 0 <= value[0] <= value[1]
+        ]
+        if self.jitter < 0:
+            problems.append(f"jitter {self.jitter}, expected >= 0")
+        if self.hint_warmup and self.hint_warmup[0] > self.hint_warmup[1]:
+            problems.append(f"hint_warmup {self.hint_warmup}, expected (first step, last step)")
+        if problems:
+            raise InputError("oracle augmentation", problems)
+
+
+REFERENCE = OracleAugment(shift_prob=1.0, skip_min=0.1, skip_max=0.7)
+"""kame_finetune's defaults, to be used with the schedule's tail "keep"."""
+
+
+def oracle_row(
+    sample: Sample,
+    schedule: OracleSchedule,
+    augment: OracleAugment = OracleAugment(),
+    rng: np.random.Generator | None = None,
+    step: int = 0,
+) -> np.ndarray:
+    """The oracle beside the columns of a sample: int32 `[n]`.
+
+    Args:
+        sample: its events are laid out.
+        schedule: where their tokens land.
+        augment: what is disturbed.
+        rng: the generator; needed as soon as something is disturbed.
+        step: of the optimizer, for `hint_warmup`.
+    """
+    rng = rng or np.random.default_rng(0)
+    events, length = sample.events, sample.columns.shape[1]
+    skip = 0.0
+    if augment.skip_min > 0 or augment.skip_max > 0:
+        skip = float(rng.uniform(*sorted((augment.skip_min, augment.skip_max))))
+    order = np.argsort(events.frame_pos, kind="stable")
+    hint_only = _hint_only(augment, rng, step)
+    positions: list[int] = []
+    answers: list[list[int]] = []
+    for i in order:
+        position = int(events.frame_pos[i])
+        if not 0 <= position < length:
+            continue
+        if not events.skip_forbid[i] and skip > 0 and float(rng.random()) < skip:
+            continue
+        if augment.jitter > 0:
+            position += int(rng.integers(0, augment.jitter + 1))
+            if position >= length:
+                continue
+        hint = events.hint(i)
+        use_hint = hint_only or (float(events.ratio[i]) >= 1.0 and hint.size > 0)
+        answer = hint if use_hint else events.prediction(i)
+        if answer.size:
+            positions.append(position)
+            answers.append(answer.tolist())
+    return _shifted(schedule.row(positions, answers, length), schedule.pad_id, augment, rng)
+
+
+def _hint_only(augment: OracleAugment, rng: np.random.Generator, step: int) -> bool:
+    if not augment.hint_only or augment.hint_warmup is None:
+        return augment.hint_only
+    start, end = augment.hint_warmup
+    if step <= start:
+        return True
+    if step >= end:
+        return False
+    return bool(rng.random() < 1.0 - (step - start) / (end - start))
+
+
+def _shifted(row: np.ndarray, pad_id: int, augment: OracleAugment, rng: np.random.Generator) -> np.ndarray:
+    length = len(row)
+    if augment.shift_prob <= 0 or rng.random() >= augment.shift_prob or length <= 1:
+        return row
+    right = bool(rng.integers(0, 2))
+    low, high = augment.right_shift if right else augment.left_shift
+    amount = max(1, min(int(rng.integers(low, high + 1)), length - 1))
+    shifted = np.full_like(row, pad_id)
+    if right:
+        shifted[amount:] = row[:-amount]
+    else:
+        shifted[: length - amount] = row[amount:]
+    return shifted
+
+
+def collate_row(
+    sample: Sample,
+    length: int,
+    schedule: OracleSchedule,
+    augment: OracleAugment = OracleAugment(),
+    rng: np.random.Generator | None = None,
+    step: int = 0,
+) -> Row:
+    """One sample as a row of fixed length: inputs and labels filled with -1, the oracle with its padding.
+
+    Raises:
+        InputError: the sample is longer than `length`.
+    """
+    count = sample.columns.shape[1]
+    if count > length:
+        raise InputError(f"sample {sample.id} has {count} columns, expected at most {length}")
+    row = empty_row(sample.columns.shape[0], length, schedule.pad_id)
+    row["inputs"][:, :count] = sample.columns
+    row["labels"][:, :count] = sample.labels
+    row["oracle"][:count] = oracle_row(sample, schedule, augment, rng, step)
+    row["frames"][...] = count
+    return row
+
+
+def empty_row(rows: int, length: int, pad_id: int) -> Row:
+    """A row without a real column: it adds nothing to a loss."""
+    return {
+        "inputs": np.full((rows, length), ZERO_ID, np.int32),
+        "labels": np.full((rows, length), ZERO_ID, np.int32),
+        "oracle": np.full(length, pad_id, np.int32),
+        "frames": np.zeros((), np.int32),
+    }
+
+
+def stack_rows(rows: Sequence[Row]) -> Row:
+    """A batch: every array gets a leading dimension."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,147 @@
+"""Dialogues on disk: stereo audio, words with times, oracle records, in the layout of kame_finetune.
+
+    <root>/audio/<id>.wav        A left, B right; or any other file that libsndfile reads (.flac, .ogg, .opus)
+    <root>/text/<id>.json        list of {speaker, word, start, end}; seconds
+    <root>/oracle_raw/<id>.json  optional: list of oracle records
+
+What they mean to the model is `data.records`'.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from kame_jax.errors import InputError
+from kame_jax.oracle.simulate import CHANNELS, Word, words_from_json
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One recorded conversation; its audio stays on disk."""
+
+    id: str
+    audio: Path
+    words: tuple[Word, ...]
+    oracle: tuple[dict[str, Any], ...] | None
+    """Records in file order; None when there is no file."""
+
+
+def dialogue_ids(root: str | Path) -> list[str]:
+    """The ids of all dialogues under `root`, sorted.
+
+    Raises:
+        InputError: no such folder, no dialogue in it, or a list of those that lack their audio or their text.
+    """
+    root = Path(root)
+    if not (root / "text").is_dir() or not (root / "audio").is_dir():
+        raise InputError(f"{root}: no folder of dialogues, expected audio/ and text/ in it")
+    texts = {p.stem for p in (root / "text").glob("*.json")}
+    audio = {p.stem for p in (root / "audio").iterdir() if p.suffix.lower() in AUDIO_SUFFIXES}
+    problems = [f"{name}: no audio/{name}.wav (or {', '.join(AUDIO_SUFFIXES[1:])})" for name in sorted(texts - audio)]
+    problems += [f"{name}: no text/{name}.json" for name in sorted(audio - texts)]
+    if problems:
+        raise InputError(f"{root}: {len(problems)} dialogues are not complete", problems)
+    if not texts:
+        raise InputError(f"{root}: no dialogue in it, expected text/<id>.json and audio/<id>.wav")
+    return sorted(texts)
+
+
+def read_dialogue(root: str | Path, name: str) -> Dialogue:
+    """One dialogue, its text and oracle records read and checked.
+
+    Raises:
+        InputError: names the dialogue and what is wrong: broken JSON, a word without a field, a speaker other than
+            A and B, a speaker who never speaks, no audio.
+    """
+    root = Path(root)
+    items = _read_list(root / "text" / f"{name}.json", name)
+    try:
+        words = words_from_json(items)
+    except InputError as e:
+        raise InputError(f"dialogue {name}: text/{name}.json: {e}") from e
+    speakers = {w.speaker for w in words}
+    if speakers - set(CHANNELS):
+        raise InputError(f"dialogue {name}: speakers {sorted(speakers)}, expected only {sorted(CHANNELS)}")
+    if missing := sorted(set(CHANNELS) - speakers):
+        raise InputError(f"dialogue {name}: no word of speaker {', '.join(missing)}, expected words of both")
+    audio = next((p for s in AUDIO_SUFFIXES if (p := root / "audio" / f"{name}{s}").is_file()), None)
+    if audio is None:
+        raise InputError(f"dialogue {name}: no audio/{name}.wav")
+    oracle = root / "oracle_raw" / f"{name}.json"
+    return Dialogue(name, audio, tuple(words), tuple(_read_list(oracle, name)) if oracle.is_file() else None)
+
+
+def _read_list(path: Path, name: str) -> list[Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise InputError(f"dialogue {name}: no {path.parent.name}/{path.name}") from e
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise InputError(f"dialogue {name}: {path.parent.name}/{path.name} is not JSON: {e}") from e
+    if not isinstance(value, list):
+        raise InputError(f"dialogue {name}: {path.parent.name}/{path.name} holds no list")
+    return value
+
+
+def read_audio(path: str | Path, sample_rate: int = 24_000) -> np.ndarray:
+    """Samples of a file at `sample_rate`: float32 `[channels, samples]` in [-1, 1].
+
+    Raises:
+        InputError: no such file, not audio, or without a sample.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such audio file")
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as e:
+        raise InputError(f"{path}: not an audio file that can be read: {e}") from e
+    if not len(samples):
+        raise InputError(f"{path}: no sample in it")
+    if rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate)
+    return np.ascontiguousarray(samples.T, np.float32)
+
+
+def read_stereo(dialogue: Dialogue, sample_rate: int = 24_000) -> np.ndarray:
+    """Both speakers' audio: float32 `[2, samples]`, A first.
+
+    Raises:
+        InputError: names the dialogue; also when the file is not stereo.
+    """
+    try:
+        audio = read_audio(dialogue.audio, sample_rate)
+    except InputError as e:
+        raise InputError(f"dialogue {dialogue.id}: {e}") from e
+    if audio.shape[0] != len(CHANNELS):
+        raise InputError(
+            f"dialogue {dialogue.id}: {dialogue.audio.name} has {audio.shape[0]} channels, expected 2: A left, B right"
+        )
+    return audio
+
+
+def read_dialogues(root: str | Path, names: Sequence[str] | None = None) -> list[Dialogue]:
+    """All dialogues under `root`, or those named.
+
+    Raises:
+        InputError: everything that is wrong with them, in one list.
+    """
+    dialogues, problems = [], []
+    for name in dialogue_ids(root) if names is None else names:
+        try:
+            dialogues.append(read_dialogue(root, name))
+        except InputError as e:
+            problems.append(str(e))
+    if problems:
+        raise InputError(f"{root}: {len(problems)} dialogues cannot be read", problems)
+    return dialogues

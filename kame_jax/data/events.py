@@ -1,0 +1,157 @@
+"""Oracle events of one speaker: when an answer arrived, what it said, what the true reply was.
+
+Events are not yet frames of tokens: skipping, shifting and choosing between prediction and hint is `data.collate`'s,
+laying them on frames `oracle.schedule`'s. Semantics: SakanaAI/kame_finetune `tools/tokenize_oracle.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sentencepiece import SentencePieceProcessor
+
+from kame_jax.errors import InputError
+from kame_jax.oracle.text import encode_oracle
+
+FIELDS = {
+    "frame_pos": np.int32,
+    "ratio": np.float32,
+    "skip_forbid": np.int8,
+    "pred_values": np.int32,
+    "pred_offsets": np.int32,
+    "hint_values": np.int32,
+    "hint_offsets": np.int32,
+}
+"""Arrays of `OracleEvents` and their types: the columns of kame_finetune's files, without speaker and prefix."""
+
+
+@dataclass(frozen=True)
+class OracleEvents:
+    """E events in the order of their records; token lists are packed, those of event i at `offsets[i]:offsets[i + 1]`."""
+
+    frame_pos: np.ndarray
+    """int32 `[E]`: frame of arrival (in a `Sample`: column)."""
+    ratio: np.ndarray
+    """float32 `[E]`: share of the other speaker's turn that was heard."""
+    skip_forbid: np.ndarray
+    """int8 `[E]`: 1 for the last event of a turn, which is never skipped."""
+    pred_values: np.ndarray
+    pred_offsets: np.ndarray
+    """int32 `[E + 1]`."""
+    hint_values: np.ndarray
+    hint_offsets: np.ndarray
+    """int32 `[E + 1]`."""
+
+    def __len__(self) -> int:
+        return len(self.frame_pos)
+
+    def prediction(self, i: int) -> np.ndarray:
+        """Tokens of what the back end said: int32 `[n]`."""
+        return self.pred_values[self.pred_offsets[i] : self.pred_offsets[i + 1]]
+
+    def hint(self, i: int) -> np.ndarray:
+        """Tokens of the true reply: int32 `[n]`, empty when the event has none."""
+        return self.hint_values[self.hint_offsets[i] : self.hint_offsets[i + 1]]
+
+    def select(self, keep: np.ndarray, shift: int = 0) -> OracleEvents:
+        """The events `keep` (indices, in their order), moved by `shift` frames."""
+        return pack_events(
+            self.frame_pos[keep] + shift,
+            self.ratio[keep],
+            self.skip_forbid[keep],
+            [self.prediction(i) for i in keep],
+            [self.hint(i) for i in keep],
+        )
+
+
+def pack_events(
+    frame_pos: Sequence[int] | np.ndarray,
+    ratio: Sequence[float] | np.ndarray,
+    skip_forbid: Sequence[int] | np.ndarray,
+    predictions: Sequence[Sequence[int] | np.ndarray],
+    hints: Sequence[Sequence[int] | np.ndarray],
+) -> OracleEvents:
+    """Events from one entry per event in each argument."""
+    pred_values, pred_offsets = _pack(predictions)
+    hint_values, hint_offsets = _pack(hints)
+    return OracleEvents(
+        np.asarray(frame_pos, np.int32),
+        np.asarray(ratio, np.float32),
+        np.asarray(skip_forbid, np.int8),
+        pred_values,
+        pred_offsets,
+        hint_values,
+        hint_offsets,
+    )
+
+
+def _pack(lists: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.cumsum([0, *(len(tokens) for tokens in lists)]).astype(np.int32)
+    values = np.concatenate([np.asarray(tokens, np.int32) for tokens in lists] or [np.zeros(0, np.int32)])
+    return values, offsets
+
+
+def build_events(
+    records: Sequence[Mapping[str, Any]],
+    channel: int,
+    num_frames: int,
+    tokenizer: SentencePieceProcessor,
+    *,
+    frame_rate: float = 12.5,
+) -> OracleEvents:
+    """Events of one channel from the records of `oracle_raw/<id>.json`.
+
+    Records of the other channel, outside the audio, without a time or without any token are left out; the caller can
+    count them. The last record of a run of one channel may not be skipped in training.
+
+    Args:
+        records: as `oracle.simulate.simulate_oracle` returns them; `channel` defaults to 0, a missing or unreadable
+            ratio to 0, missing texts to "".
+        channel: 0 for speaker A, 1 for B.
+        num_frames: frames of audio.
+        tokenizer: of the inner monologue.
+        frame_rate: frames a second.
+
+    Raises:
+        InputError: a record that is no mapping, or whose channel or time is no number; names its index.
+    """
+    channels = [_channel(i, record) for i, record in enumerate(records)]
+    frame_pos, ratio, skip_forbid, predictions, hints = [], [], [], [], []
+    for i, record in enumerate(records):
+        if channels[i] != channel or record.get("timestamp_ms") is None:
+            continue
+        try:
+            frame = int(float(record["timestamp_ms"]) / 1000.0 * frame_rate)
+        except (TypeError, ValueError, OverflowError) as e:
+            raise InputError(
+                f"oracle record {i}: timestamp_ms {record['timestamp_ms']!r}, expected milliseconds"
+            ) from e
+        prediction = encode_oracle(tokenizer, record.get("prediction") or "")
+        hint = encode_oracle(tokenizer, record.get("hint") or "")
+        if not 0 <= frame < num_frames or not (prediction or hint):
+            continue
+        frame_pos.append(frame)
+        ratio.append(_ratio(record.get("current_spoken_ratio")))
+        skip_forbid.append(int(i + 1 == len(records) or channels[i + 1] != channel))
+        predictions.append(prediction)
+        hints.append(hint)
+    return pack_events(frame_pos, ratio, skip_forbid, predictions, hints)
+
+
+def _channel(index: int, record: Mapping[str, Any]) -> int:
+    if not isinstance(record, Mapping):
+        raise InputError(f"oracle record {index}: expected an object, got {record!r}")
+    try:
+        return int(record.get("channel", 0))
+    except (TypeError, ValueError) as e:
+        raise InputError(f"oracle record {index}: channel {record['channel']!r}, expected 0 or 1") from e
+
+
+def _ratio(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 0.0

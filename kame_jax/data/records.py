@@ -1,0 +1,232 @@
+"""Records: a dialogue as tokens, both speakers alike, before anyone is chosen as the model.
+
+Tokenising happens here, once; cutting, delaying and augmenting are `data.samples`' and `data.collate`'s. Semantics:
+SakanaAI/kame_finetune `tools/tokenize_audio.py` and `tools/prepare_dataset.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sentencepiece import SentencePieceProcessor
+
+from kame_jax.codec import mimi as codec
+from kame_jax.data.align import align_text
+from kame_jax.data.dialogue import Dialogue, read_stereo
+from kame_jax.data.events import FIELDS, OracleEvents, build_events
+from kame_jax.errors import InputError
+from kame_jax.oracle.simulate import CHANNELS
+
+CHUNK_SECONDS = 1200
+"""Longer audio is encoded in pieces of this many seconds, each from a fresh codec state."""
+ENCODE_BATCH = 16
+"""Channels that the codec takes at once."""
+
+Encoder = Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
+"""Recordings float32 `[samples]` to their codes int32 `[codebooks, frames]`, in order."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One dialogue in tokens."""
+
+    id: str
+    tokens: Mapping[str, np.ndarray]
+    """Per speaker: int32 `[1 + codebooks, frames]`, text first, undelayed."""
+    events: Mapping[str, OracleEvents]
+    """Per speaker: the oracle events about what that speaker says next; frames are those of `tokens`."""
+
+    @property
+    def frames(self) -> int:
+        return self.tokens["A"].shape[1]
+
+
+def mimi_encoder(mimi: codec.Mimi, codebooks: int) -> Encoder:
+    """Encodes many short recordings with one compilation: padded to the longest, a batch at a time.
+
+    Padding on the right does not reach earlier frames, so the codes are those of each recording alone.
+    """
+    ready = codec.prepare(mimi, codebooks)
+    run = jax.jit(lambda m, audio: codec.encode(m, audio, codebooks))
+    size = mimi.config.frame_size
+
+    def encode(recordings: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        if not recordings:
+            return
+        longest = -(-max(len(r) for r in recordings) // size) * size
+        for at in range(0, len(recordings), ENCODE_BATCH):
+            part = recordings[at : at + ENCODE_BATCH]
+            batch = np.zeros((min(ENCODE_BATCH, len(recordings)), longest), np.float32)
+            for row, recording in zip(batch, part):
+                row[: len(recording)] = recording
+            codes = np.asarray(run(ready, jnp.asarray(batch)))
+            for row, recording in zip(codes, part):
+                yield row[:, : -(-len(recording) // size)].astype(np.int32)
+
+    return encode
+
+
+def build_records(
+    dialogues: Sequence[Dialogue],
+    tokenizer: SentencePieceProcessor,
+    encode: Encoder,
+    *,
+    pad_id: int = 3,
+    end_pad_id: int = 0,
+    sample_rate: int = 24_000,
+    frame_rate: float = 12.5,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Record]:
+    """Tokenises dialogues: audio, text and oracle of both speakers.
+
+    Text that runs past the audio is cut, as in the reference. A dialogue without oracle records has no events.
+
+    Args:
+        dialogues: as `read_dialogues` gives them.
+        tokenizer: of the inner monologue.
+        encode: the codec, as `mimi_encoder` makes it; runs at `sample_rate` and `frame_rate`.
+        pad_id, end_pad_id: the text ids without a word.
+        progress: called with the recordings encoded and their total.
+
+    Raises:
+        InputError: everything that is wrong with the dialogues, in one list; nothing is encoded then.
+    """
+    parts: list[tuple[Dialogue, list[np.ndarray], dict[str, list[int]]]] = []
+    problems = []
+    step = CHUNK_SECONDS * sample_rate
+    for dialogue in dialogues:
+        try:
+            audio = read_stereo(dialogue, sample_rate)
+            text = _both_texts(dialogue, tokenizer, pad_id, end_pad_id, frame_rate)
+        except InputError as e:
+            problems.append(str(e))
+            continue
+        parts.append((dialogue, [side[i : i + step] for side in audio for i in range(0, len(side), step)], text))
+    if problems:
+        raise InputError(f"{len(problems)} dialogues cannot be tokenised", problems)
+
+    total = sum(len(chunks) for _, chunks, _ in parts)
+    codes = _count(encode([chunk for _, chunks, _ in parts for chunk in chunks]), total, progress)
+    records = []
+    for dialogue, chunks, text in parts:
+        half = len(chunks) // 2
+        sides = {s: np.concatenate([next(codes) for _ in range(half)], axis=1) for s in CHANNELS}
+        tokens = {s: merge_text(text[s], sides[s], pad_id) for s in CHANNELS}
+        frames = tokens["A"].shape[1]
+        try:
+            events = {
+                s: build_events(dialogue.oracle or (), channel, frames, tokenizer, frame_rate=frame_rate)
+                for s, channel in CHANNELS.items()
+            }
+        except InputError as e:
+            raise InputError(f"dialogue {dialogue.id}: {e}") from e
+        records.append(Record(dialogue.id, tokens, events))
+    return records
+
+
+def _both_texts(
+    dialogue: Dialogue, tokenizer: SentencePieceProcessor, pad_id: int, end_pad_id: int, frame_rate: float
+) -> dict[str, list[int]]:
+    rows = {}
+    for speaker in CHANNELS:
+        words = [w for w in dialogue.words if w.speaker == speaker]
+        try:
+            rows[speaker] = align_text(
+                words, tokenizer, pad_id=pad_id, end_pad_id=end_pad_id, frame_rate=frame_rate
+            )
+        except InputError as e:
+            raise InputError(f"dialogue {dialogue.id}: speaker {speaker}: {e}") from e
+    return rows
+
+
+def _count(
+    codes: Iterable[np.ndarray], total: int, progress: Callable[[int, int], None]
+) -> Iterator[np.ndarray]:
+    for i, item in enumerate(codes):
+        yield item
+        progress(i + 1, total)
+
+
+def merge_text(text: Sequence[int], codes: np.ndarray, pad_id: int) -> np.ndarray:
+    """Text over audio: int32 `[1 + codebooks, frames]`; the text is cut or filled up to the audio's frames."""
+    row = np.full(codes.shape[1], pad_id, np.int32)
+    count = min(len(text), len(row))
+    row[:count] = text[:count]
+    return np.concatenate([row[None], codes.astype(np.int32)])
+
+
+def save_record(folder: str | Path, record: Record) -> Path:
+    """Writes `<folder>/<id>.npz`, complete or not at all; arrays are named as kame_finetune's columns."""
+    path = Path(folder) / f"{record.id}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = dict(record.tokens)
+    for speaker, events in record.events.items():
+        arrays |= {f"{speaker}_oracle_{_column(name)}": getattr(events, name) for name in FIELDS}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load_record(path: str | Path) -> Record:
+    """One record.
+
+    Raises:
+        InputError: no such file, not a record, arrays missing, or speakers of different shapes.
+    """
+    path = Path(path)
+    columns = {f"{s}_oracle_{_column(name)}": (s, name) for s in CHANNELS for name in FIELDS}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in (*CHANNELS, *columns) if name not in file]
+            if missing:
+                raise InputError(f"{path}: no record, it lacks {', '.join(missing)}")
+            arrays = {name: file[name] for name in (*CHANNELS, *columns)}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(f"{path}: not a record that can be read: {e}") from e
+    shapes = {s: arrays[s].shape for s in CHANNELS}
+    if len(set(shapes.values())) != 1 or len(shapes["A"]) != 2:
+        raise InputError(f"{path}: shapes {shapes}, expected [1 + codebooks, frames], the same for both speakers")
+    events = {
+        s: OracleEvents(
+            **{name: arrays[c].astype(FIELDS[name]) for c, (side, name) in columns.items() if side == s}
+        )
+        for s in CHANNELS
+    }
+    return Record(path.stem, {s: arrays[s].astype(np.int32) for s in CHANNELS}, events)
+
+
+def load_records(folder: str | Path) -> list[Record]:
+    """All records of a folder, by name.
+
+    Raises:
+        InputError: none there, or everything that is wrong with them, in one list.
+    """
+    records, problems = [], []
+    for path in sorted(Path(folder).glob("*.npz")):
+        try:
+            records.append(load_record(path))
+        except InputError as e:
+            problems.append(str(e))
+    if problems:
+        raise InputError(f"{folder}: {len(problems)} records cannot be read", problems)
+    if not records:
+        raise InputError(f"{folder}: no records, expected <id>.npz files")
+    return records
+
+
+def _column(name: str) -> str:
+    return name if name.startswith(("pred", "hint")) else f"event_{name}"

@@ -1,0 +1,89 @@
+"""The dialogues that come with the package, and how an answer to them is scored.
+
+How they were made and what they hold is said in `kame_jax/assets/dialogues/README.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import kame_jax.assets.dialogues as assets
+
+ROOT = Path(assets.__file__).parent
+"""Folder of the bundled dialogues, in the layout that `data.dialogue` reads."""
+TOKENIZER = ROOT / "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an oracle says, and the words in it that only the oracle can know."""
+
+    text: str
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SampleEntry:
+    """One bundled dialogue, from the manifest."""
+
+    id: str
+    split: str
+    """"train" or "heldout"."""
+    form: str
+    """"plain", "revised" (the oracle changes its mind while A speaks) or "unknown" (no oracle)."""
+    question: str
+    answer: Answer
+    """What A says."""
+    alternative: Answer | None
+    """Another answer of the same form with other facts (held-out dialogues)."""
+
+
+def sample_entries(split: str | None = None) -> list[SampleEntry]:
+    """The bundled dialogues, or those of one split ("train", "heldout")."""
+    manifest = json.loads((ROOT / "manifest.json").read_text(encoding="utf-8"))
+    entries = []
+    for item in manifest["dialogues"]:
+        other = item.get("alternative")
+        entries.append(
+            SampleEntry(
+                item["id"],
+                item["split"],
+                item["form"],
+                item["question"],
+                Answer(item["answer"], tuple(item["facts"])),
+                Answer(other["answer"], tuple(other["facts"])) if other else None,
+            )
+        )
+    return [e for e in entries if split is None or e.split == split]
+
+
+def fact_words() -> dict[str, tuple[str, ...]]:
+    """All words that answers are drawn from, by slot."""
+    manifest = json.loads((ROOT / "manifest.json").read_text(encoding="utf-8"))
+    return {slot: tuple(words) for slot, words in manifest["facts"].items()}
+
+
+def recall(facts: Sequence[str], said: str) -> float:
+    """Share of `facts` that are words of what was said, in [0, 1]; each said word counts for one fact.
+
+    Raises:
+        ValueError: there are no facts to look for.
+    """
+    if not facts:
+        raise ValueError("no fact words to look for")
+    words = said.lower().split()
+    found = 0
+    for fact in facts:
+        if fact.lower() in words:
+            words.remove(fact.lower())
+            found += 1
+    return found / len(facts)
+
+
+def mean_recall(pairs: Iterable[tuple[Sequence[str], str]]) -> float:
+    """Mean over (facts, what was said) of all facts together: facts found over facts looked for."""
+    pairs = list(pairs)
+    return sum(recall(facts, said) * len(facts) for facts, said in pairs) / sum(len(facts) for facts, _ in pairs)
