@@ -1,0 +1,82 @@
+"""Choosing a token from logits, each row with its own temperature, top-k and random key.
+
+Semantics: kyutai-labs/moshi `utils/sampling.py` (`softmax(logits / T)`, cut to the k most likely, drawn by
+`argmax(p / Exp(1))`, which is the Gumbel trick that `jax.random.categorical` uses).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Sampling(NamedTuple):
+    """Sampling settings of a batch of rows, each array `[batch]`. Temperature 0 is greedy."""
+
+    text_temperature: jax.Array
+    text_top_k: jax.Array
+    audio_temperature: jax.Array
+    audio_top_k: jax.Array
+
+
+def sampling(
+    batch: int,
+    *,
+    text_temperature: float = 0.7,
+    text_top_k: int = 25,
+    audio_temperature: float = 0.8,
+    audio_top_k: int = 250,
+) -> Sampling:
+    """The same settings for every row; the defaults are those of Moshi's and KAME's servers.
+
+    Raises:
+        ValueError: a negative temperature, or a top-k below 1.
+    """
+    for name, value, low in (
+        ("text_temperature", text_temperature, 0.0),
+        ("audio_temperature", audio_temperature, 0.0),
+        ("text_top_k", text_top_k, 1),
+        ("audio_top_k", audio_top_k, 1),
+    ):
+        if value < low:
+            raise ValueError(f"{name} is {value}, expected at least {low}")
+    return Sampling(
+        jnp.full(batch, text_temperature, jnp.float32),
+        jnp.full(batch, text_top_k, jnp.int32),
+        jnp.full(batch, audio_temperature, jnp.float32),
+        jnp.full(batch, audio_top_k, jnp.int32),
+    )
+
+
+def greedy(batch: int) -> Sampling:
+    """Argmax for text and audio on every row."""
+    return sampling(batch, text_temperature=0.0, audio_temperature=0.0)
+
+
+def sample(logits: jax.Array, keys: jax.Array, temperature: jax.Array, top_k: jax.Array) -> jax.Array:
+    """Draws one token a row.
+
+    Args:
+        logits: float32 `[batch, classes]`.
+        keys: random keys `[batch]`.
+        temperature: float32 `[batch]`; a row at 0 takes its most likely token.
+        top_k: int32 `[batch]`, clipped to the number of classes.
+
+    Returns:
+        int32 `[batch]`.
+    """
+    classes = logits.shape[-1]
+    greedy_token = jnp.argmax(logits, axis=-1)
+
+    def draw() -> jax.Array:
+        scaled = logits / jnp.maximum(temperature, 1e-6)[:, None]
+        ordered = jnp.sort(scaled, axis=-1, descending=True)
+        kth = jnp.take_along_axis(ordered, jnp.clip(top_k, 1, classes)[:, None] - 1, axis=-1)
+        kept = jnp.where(scaled >= kth, scaled, -jnp.inf)
+        return jax.vmap(jax.random.categorical)(keys, kept)
+
+    # The sort and the noise cost more than the rest of a small step: skip them when every row is greedy.
+    drawn = jax.lax.cond(jnp.any(temperature > 0), draw, lambda: greedy_token)
+    return jnp.where(temperature > 0, drawn, greedy_token).astype(jnp.int32)

@@ -1,0 +1,171 @@
+"""The streaming frame step: 80 ms of user codes and one oracle token in, one frame of text and own audio codes out.
+
+One pure function over one state. Every row of the batch is a conversation with its own offset and random key; rows
+join, pause and leave without touching each other. Semantics: kyutai-labs/moshi `models/lm.py`, `LMGen._step`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kame_jax import streams
+from kame_jax.config import ModelConfig
+from kame_jax.decode.sampling import Sampling, sample
+from kame_jax.model import LM
+from kame_jax.model.attention import KVCache
+
+
+class DecodeState(NamedTuple):
+    """Everything a batch of conversations remembers between frames."""
+
+    ring: jax.Array
+    """int32 `[batch, 1 + n_q, max_delay + 2]`: the token grid near the present, one column a slot."""
+    offset: jax.Array
+    """int32 `[batch]`: frames each row has run."""
+    caches: list[KVCache]
+    """Keys and values of the temporal transformer, one ring per layer."""
+    keys: jax.Array
+    """Random keys `[batch]`; a row's draws depend on its own key and offset alone."""
+
+
+class FrameOutput(NamedTuple):
+    """What one step gives."""
+
+    tokens: jax.Array
+    """int32 `[batch, 1 + dep_q]`: text and own codes of frame `offset - max_delay - 1`, time-aligned; -2 in rows
+    that are paused or have not run long enough."""
+    ready: jax.Array
+    """bool `[batch]`: rows whose `tokens` are a frame."""
+    text_logits: jax.Array
+    """float32 `[batch, text classes]` of this step."""
+    extra_heads: jax.Array
+    """float32 `[batch, extra_heads, extra_head_dim]`, softmax of each extra head on this step."""
+
+
+def init_state(config: ModelConfig, batch: int, keys: jax.Array, dtype: jnp.dtype) -> DecodeState:
+    """A batch of fresh conversations.
+
+    Args:
+        config: the model's.
+        batch: rows.
+        keys: random keys `[batch]`.
+        dtype: of the KV cache, normally the model's compute dtype.
+
+    Raises:
+        ValueError: the temporal transformer has no context, or the depth transformer leaves no row for the user.
+    """
+    temporal = config.temporal
+    if temporal.context is None:
+        raise ValueError("a model without `temporal.context` cannot stream: set the attention window in frames")
+    ring = jnp.full((batch, config.num_rows, config.max_delay + 2), streams.UNGENERATED_ID, jnp.int32)
+    zeros = jnp.zeros((batch, temporal.num_heads, temporal.context, temporal.head_dim), dtype)
+    # Distinct buffers, also from the caller's: the state is donated, which ends the life of what it holds.
+    caches = [KVCache(zeros.copy(), zeros.copy()) for _ in range(temporal.num_layers)]
+    return DecodeState(ring, jnp.zeros(batch, jnp.int32), caches, keys.copy())
+
+
+def reset(state: DecodeState, rows: jax.Array, keys: jax.Array) -> DecodeState:
+    """Starts new conversations in the rows where `rows` (bool `[batch]`) is true, with their new `keys`.
+
+    The token ring is cleared and the offset returns to 0; old keys and values become invisible, since what a slot
+    holds is told by its position.
+    """
+    return DecodeState(
+        jnp.where(rows[:, None, None], streams.UNGENERATED_ID, state.ring),
+        jnp.where(rows, 0, state.offset),
+        state.caches,
+        jnp.where(rows, keys, state.keys),
+    )
+
+
+def frame_step(
+    model: LM,
+    state: DecodeState,
+    user: jax.Array,
+    oracle: jax.Array | None,
+    running: jax.Array,
+    settings: Sampling,
+    condition: jax.Array | None = None,
+    forced: jax.Array | None = None,
+) -> tuple[DecodeState, FrameOutput]:
+    """Runs one frame for every row.
+
+    Args:
+        model: the weights.
+        state: what came before; donate it.
+        user: int32 `[batch, n_q - dep_q]`, the user's codes of this frame. Those given at a row's step 0 are never
+            read: the model hears the frame of step s at step s, its acoustic codes `delay` steps later.
+        oracle: int32 `[batch]`, the oracle token of this step (`OracleSchedule`), or None for no oracle term.
+        running: bool `[batch]`; a paused row does not advance and outputs -2.
+        settings: sampling of each row.
+        condition: float32 `[batch, dim]` from `LM.condition`, or None.
+        forced: int32 `[batch, 1 + dep_q]` tokens to take instead of the model's own; -2 where it chooses itself.
+
+    Returns:
+        The new state and the frame.
+    """
+    config = model.config
+    slots = state.ring.shape[2]
+    delays = jnp.array(config.delays)
+    own = 1 + config.dep_q
+    rows = jnp.arange(state.ring.shape[0])[:, None]
+    offset = state.offset
+
+    write_at = (offset[:, None] + delays[own:]) % slots
+    ring = _write(state.ring, rows, jnp.arange(own, config.num_rows), write_at, user, running)
+
+    start = (offset[:, None] <= delays) | ~running[:, None]
+    present = jnp.take_along_axis(ring, (offset % slots)[:, None, None], axis=2)[:, :, 0]
+    column = jnp.where(start, jnp.array(streams.initial_ids(config)), present)
+
+    oracle_column = None if oracle is None else oracle[:, None]
+    h, text_logits, caches = model.temporal_step(column[:, :, None], oracle_column, condition, state.caches, offset)
+
+    draws = jax.vmap(lambda key, step: jax.random.split(jax.random.fold_in(key, step), own))(state.keys, offset)
+
+    def choose(row: int, token: jax.Array) -> jax.Array:
+        if forced is None:
+            return token
+        return jnp.where(forced[:, row] == streams.UNGENERATED_ID, token, forced[:, row])
+
+    text = choose(0, sample(text_logits, draws[:, 0], settings.text_temperature, settings.text_top_k))
+
+    def choose_audio(codebook: int, logits: jax.Array) -> jax.Array:
+        drawn = sample(logits, draws[:, codebook + 1], settings.audio_temperature, settings.audio_top_k)
+        return choose(codebook + 1, drawn)
+
+    generated = text[:, None]
+    if model.depth is not None:
+        generated = jnp.concatenate([generated, model.depth.generate(h, text, choose_audio)], axis=1)
+
+    offset = jnp.where(running, offset + 1, offset)
+    write_at = jnp.broadcast_to((offset % slots)[:, None], generated.shape)
+    ring = _write(ring, rows, jnp.arange(own), write_at, generated, running)
+
+    ready = running & (offset > config.max_delay)
+    aligned = (offset[:, None] - config.max_delay + delays[:own]) % slots
+    tokens = jnp.take_along_axis(ring[:, :own], aligned[:, :, None], axis=2)[:, :, 0]
+    tokens = jnp.where(ready[:, None], tokens, streams.UNGENERATED_ID)
+    new_state = DecodeState(ring, offset, caches, state.keys)
+    return new_state, FrameOutput(tokens, ready, text_logits, _extra_heads(model, h))
+
+
+def _write(
+    ring: jax.Array, rows: jax.Array, grid_rows: jax.Array, slots: jax.Array, tokens: jax.Array, running: jax.Array
+) -> jax.Array:
+    """Puts `tokens [batch, n]` into ring rows `grid_rows [n]` at `slots [batch, n]`, where the row runs."""
+    old = ring[rows, grid_rows[None], slots]
+    return ring.at[rows, grid_rows[None], slots].set(jnp.where(running[:, None], tokens, old))
+
+
+def _extra_heads(model: LM, h: jax.Array) -> jax.Array:
+    if model.extra_heads is None:
+        return jnp.zeros((h.shape[0], 0, model.config.extra_head_dim), jnp.float32)
+    heads = model.config.extra_heads
+    logits = model.extra_heads.per_step(
+        jnp.broadcast_to(h[None], (heads, *h.shape)), tuple(range(heads)), out_dtype=jnp.float32
+    )
+    return jax.nn.softmax(logits, axis=-1).swapaxes(0, 1)

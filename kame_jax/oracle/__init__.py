@@ -1,0 +1,5 @@
+"""The fourth stream: what the back end knows, one token a frame."""
+
+from kame_jax.oracle.schedule import OracleOp, OracleSchedule, OracleState
+
+__all__ = ["OracleOp", "OracleSchedule", "OracleState"]
