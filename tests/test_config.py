@@ -13,6 +13,7 @@ from kame_jax.config import (
     MimiConfig,
     ModelConfig,
     TransformerConfig,
+    build,
     config_names,
     find_config,
     load_codec,
@@ -327,6 +328,17 @@ def test_a_configuration_made_in_python_is_validated_by_the_same_rules():
     )
     with pytest.raises(InputError, match="num_heads: must divide dim") as caught:
         validate(fixed)
+
+
+def test_a_list_of_fixed_length_keeps_its_length():
+    @dataclasses.dataclass(frozen=True)
+    class Shift:
+        frames: tuple[int, int] = (1, 10)
+
+    assert build(Shift, {"frames": [2, 3]}) == Shift((2, 3))
+    for frames in ([1], [1, 2, 3], 4):
+        with pytest.raises(InputError, match="frames: expected a list of 2, each a whole number, got"):
+            build(Shift, {"frames": frames})
 
 
 def test_plain_values_are_only_what_yaml_and_json_know():

@@ -108,11 +108,11 @@ class _Builder:
         if dataclasses.is_dataclass(kind):
             return self.section(typing.cast(type, kind), value, key + ".")
         if typing.get_origin(kind) is tuple:
-            if not isinstance(value, list | tuple):
+            kinds = typing.get_args(kind)
+            if not isinstance(value, list | tuple) or (kinds[-1] is not ... and len(kinds) != len(value)):
                 return self.complain(key, f"expected {_expected(hint)}, got {shown(value)}")
-            items = [
-                self.value(typing.get_args(kind)[0], item, f"{key}[{i}]") for i, item in enumerate(value)
-            ]
+            kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+            items = [self.value(kinds[i], item, f"{key}[{i}]") for i, item in enumerate(value)]
             return _BAD if any(item is _BAD for item in items) else tuple(items)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if kind is float and is_number and math.isfinite(value):
@@ -161,7 +161,8 @@ def _expected(hint: Any) -> str:
     if dataclasses.is_dataclass(kind):
         words = "a section of settings"
     elif typing.get_origin(kind) is tuple:
-        words = f"a list, each {_expected(typing.get_args(kind)[0])}"
+        kinds = typing.get_args(kind)
+        words = f"a list{'' if kinds[-1] is ... else f' of {len(kinds)}'}, each {_expected(kinds[0])}"
     elif kind is str and limit is not None:
         words = f"one of {limit}"
     else:
