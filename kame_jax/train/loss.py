@@ -1,0 +1,148 @@
+"""The training loss: cross-entropies of text and audio over delayed columns, and what a run logs of them.
+
+Semantics: SakanaAI/kame_finetune `finetune.py` (`tempformer_forward`, `depformer_forward`, `forward`). Sums and counts
+are kept apart until the end, so that micro-batches and devices add up to the mean over the *global* batch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kame_jax.config import LossConfig
+from kame_jax.model import LM
+from kame_jax.streams import ZERO_ID
+
+Batch = dict[str, jax.Array]
+"""`inputs` and `labels` int32 `[batch, rows, length]` (model columns; -1 in labels does not count), `oracle` int32
+`[batch, length]`. Column t predicts the labels of column t + 1."""
+
+
+class Part(NamedTuple):
+    """One part of the loss over some tokens: sums, not means."""
+
+    loss: jax.Array
+    """float32: summed cross-entropy, nats."""
+    correct: jax.Array
+    """float32: tokens whose argmax is the label."""
+    count: jax.Array
+    """float32: tokens."""
+
+
+Parts = dict[str, Part]
+
+
+def loss_parts(model: LM, batch: Batch, *, use_oracle: bool = True, remat: bool = False) -> Parts:
+    """Every part of the loss of a batch, summed over its tokens.
+
+    Args:
+        model: the weights.
+        batch: columns, labels and oracle.
+        use_oracle: False leaves the oracle embedding out altogether; a model without one leaves it out by itself.
+        remat: recompute each layer in the backward pass.
+
+    Returns:
+        `text_non_pad`, `text_pad`, `audio_semantic`, `audio_acoustic`; with a user stream (`dep_q == n_q`) also
+        `audio_semantic_user`, `audio_acoustic_user`. Without a depth transformer only the text parts.
+    """
+    config = model.config
+    inputs, labels = batch["inputs"], batch["labels"]
+    oracle = batch["oracle"][:, :-1] if use_oracle and config.oracle != "none" else None
+    h, text_logits = model.temporal_forward(inputs[:, :, :-1], oracle, remat=remat)
+    text_labels = labels[:, 0, 1:]
+    text_loss, text_correct = cross_entropy(text_logits, text_labels)
+    is_pad = text_labels == config.text_padding_id
+    spoken = (text_labels != ZERO_ID) & ~is_pad
+    parts = {
+        "text_non_pad": _part(text_loss, text_correct, spoken),
+        "text_pad": _part(text_loss, text_correct, is_pad),
+    }
+    if model.depth is None:
+        return parts
+    audio_logits = model.depth_forward(inputs[:, :, 1:], h, remat)
+    audio_labels = labels[:, 1 : 1 + config.dep_q, 1:]
+    loss, correct = cross_entropy(audio_logits, audio_labels)
+    counts = audio_labels != ZERO_ID
+    own = config.dep_q // 2 if config.dep_q == config.n_q else config.dep_q
+    speakers = {"": slice(0, own)} | ({"_user": slice(own, config.dep_q)} if own < config.dep_q else {})
+    for name, rows in speakers.items():
+        first, rest = slice(rows.start, rows.start + 1), slice(rows.start + 1, rows.stop)
+        for kind, chosen in (("semantic", first), ("acoustic", rest)):
+            parts[f"audio_{kind}{name}"] = _part(loss[:, chosen], correct[:, chosen], counts[:, chosen])
+    return parts
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Per-token cross-entropy (nats) and whether the argmax is right; both float32 `[...]`, 0 where the label is -1.
+
+    Args:
+        logits: float32 `[..., classes]`.
+        labels: int32 `[...]`.
+    """
+    safe = jnp.maximum(labels, 0)
+    chosen = jnp.take_along_axis(logits, safe[..., None], axis=-1)[..., 0]
+    loss = jax.nn.logsumexp(logits, axis=-1) - chosen
+    counts = labels != ZERO_ID
+    return jnp.where(counts, loss, 0.0), jnp.where(counts, logits.argmax(-1) == safe, False).astype(jnp.float32)
+
+
+def token_counts(parts: Parts) -> dict[str, jax.Array]:
+    """The token counts of some parts, as `total_loss` takes them for normalisation."""
+    return {name: part.count for name, part in parts.items()}
+
+
+def total_loss(parts: Parts, weights: LossConfig, counts: dict[str, jax.Array] | None = None) -> jax.Array:
+    """Text plus audio loss.
+
+    Text is the mean over spoken ids plus `text_padding_weight` times the mean over padding; audio the mean over all
+    audio tokens, a semantic one weighing `semantic_weight` and an acoustic one `acoustic_weight`. A part without tokens adds nothing.
+
+    Args:
+        parts: of one micro-batch, or summed over several.
+        weights: of the parts.
+        counts: tokens to divide by, when `parts` are only a share of them (default: those of `parts`).
+    """
+    counts = counts or token_counts(parts)
+    text = _mean(parts["text_non_pad"].loss, counts["text_non_pad"])
+    text = text + weights.text_padding_weight * _mean(parts["text_pad"].loss, counts["text_pad"])
+    return text + _audio_loss(parts, weights, counts)
+
+
+def _audio_loss(parts: Parts, weights: LossConfig, counts: dict[str, jax.Array]) -> jax.Array:
+    loss = weight = jnp.zeros((), jnp.float32)
+    for name, part in parts.items():
+        if name.startswith("audio"):
+            factor = weights.semantic_weight if "semantic" in name else weights.acoustic_weight
+            loss, weight = loss + factor * part.loss, weight + factor * counts[name]
+    return _mean(loss, weight)
+
+
+def add_parts(a: Parts, b: Parts) -> Parts:
+    """Sums of two micro-batches."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def report(parts: Parts, weights: LossConfig) -> dict[str, jax.Array]:
+    """What a run logs, under kame_finetune's names: `loss/total`, `loss/text_non_pad`, `accuracy/audio_semantic`, ...
+
+    A part without tokens is NaN.
+    """
+    values = {}
+    for name, part in parts.items():
+        values[f"loss/{name}"] = part.loss / part.count
+        values[f"accuracy/{name}"] = part.correct / part.count
+    counts = token_counts(parts)
+    audio = _audio_loss(parts, weights, counts)
+    total = total_loss(parts, weights)
+    values |= {"loss/text_total": total - audio, "loss/audio_total": audio, "loss/total": total}
+    return values
+
+
+def _part(loss: jax.Array, correct: jax.Array, mask: jax.Array) -> Part:
+    return Part(*(jnp.sum(jnp.where(mask, x, 0.0)) for x in (loss, correct, jnp.ones_like(loss))))
+
+
+def _mean(total: jax.Array, count: jax.Array) -> jax.Array:
+    return jnp.where(count > 0, total / jnp.maximum(count, 1e-9), 0.0)
