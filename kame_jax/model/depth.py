@@ -35,7 +35,7 @@ class Depth(nnx.Module):
             (depth.dim,),
             (config.temporal.dim,),
             stack=(inputs,),
-            axes=("sets", "depth_embed", "embed"),
+            axes=("sets", "embed_out", "embed"),
             dtype=dtype,
             lora=config.lora,
         )

@@ -56,14 +56,21 @@ class LM(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype or param_dtype)
         temporal, dim = config.temporal, config.temporal.dim
-        text = {"demux": config.demux_text, "norm": config.norm_emb, "dtype": param_dtype, "lora": config.lora}
+        text = {
+            "demux": config.demux_text,
+            "norm": config.norm_emb,
+            "dtype": param_dtype,
+            "lora": config.lora,
+        }
         self.text_emb = Embedding(rngs, config.text_card + 1, dim, **text)
         self.audio_emb = Embedding(
             rngs, config.card + 1, dim, stack=(config.n_q,), norm=config.norm_emb, dtype=param_dtype
         )
         separate = config.oracle == "separate"
         self.oracle_emb = Embedding(rngs, config.text_card + 1, dim, **text) if separate else None
-        self.temporal = Transformer(rngs, temporal, init=truncated_normal, dtype=param_dtype, lora=config.lora)
+        self.temporal = Transformer(
+            rngs, temporal, init=truncated_normal, dtype=param_dtype, lora=config.lora
+        )
         self.out_norm = Norm(rngs, temporal.norm, dim, dtype=param_dtype)
         self.text_head = Linear(
             rngs,
@@ -90,7 +97,9 @@ class LM(nnx.Module):
         )
         unused = config.unused_depth_input_dim
         self.unused_depth_input = (
-            Linear(rngs, (unused,), (dim,), axes=("depth_embed", "embed"), dtype=param_dtype) if unused else None
+            Linear(rngs, (unused,), (dim,), axes=("embed_out", "embed"), dtype=param_dtype, lora=config.lora)
+            if unused
+            else None
         )
         self.conditioners = nnx.Dict(
             {c.name: Conditioner(rngs, c, dim, lora=config.lora) for c in config.conditioners}
@@ -125,7 +134,9 @@ class LM(nnx.Module):
         text = self.text_emb(tokens[:, 0], self.dtype)
         if oracle is not None:
             if self.config.oracle == "none":
-                raise ValueError("this model has no oracle embedding: set model.oracle to 'separate' or 'tie'")
+                raise ValueError(
+                    "this model has no oracle embedding: set model.oracle to 'separate' or 'tie'"
+                )
             table = self.text_emb if self.oracle_emb is None else self.oracle_emb
             text = text + table(oracle, self.dtype)
         x = x + text
