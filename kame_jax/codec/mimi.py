@@ -82,12 +82,14 @@ class MimiState(NamedTuple):
 
 
 def prepare(mimi: Mimi, codebooks: int | None = None) -> Mimi:
-    """A copy for inference: float32, centroids divided once, only the first `codebooks` (default: all) kept.
+    """A copy for inference: float32, centroids divided, layers unstacked, the first `codebooks` (default: all) kept.
 
-    Without it every call divides the sums anew. What it returns cannot be written back to a file.
+    Without it every call divides and slices anew. What it returns cannot be written back to a file.
     """
     copy: Mimi = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), mimi)
     count = _codebooks(mimi, codebooks)
+    copy.encoder_transformer.unstack()
+    copy.decoder_transformer.unstack()
     copy.quantizer.semantic.prepare(1)
     copy.quantizer.acoustic.prepare(count - 1)
     return copy
@@ -165,14 +167,13 @@ def init_state(mimi: Mimi, batch: int, frames: int = 1, reference_ring: bool = F
     steps = frames * mimi.config.steps_per_frame
     context = mimi.config.transformer.context
     capacity = None if reference_ring or context is None else context + steps - 1
-    offset = jnp.zeros(batch, jnp.int32)
+
+    def start(convs: State, transformer: Transformer) -> StreamState:
+        return StreamState(convs, jnp.zeros(batch, jnp.int32), transformer.init_cache(batch, jnp.float32, capacity))
+
     return MimiState(
-        StreamState(
-            _encoder_convs(mimi, batch), offset, mimi.encoder_transformer.init_cache(batch, jnp.float32, capacity)
-        ),
-        StreamState(
-            _decoder_convs(mimi, batch), offset, mimi.decoder_transformer.init_cache(batch, jnp.float32, capacity)
-        ),
+        start(_encoder_convs(mimi, batch), mimi.encoder_transformer),
+        start(_decoder_convs(mimi, batch), mimi.decoder_transformer),
     )
 
 
