@@ -15,6 +15,9 @@ from kame_jax.config.model import MimiConfig, ModelConfig
 
 SPEAKERS = ("A", "B")
 DTYPES = ("float32", "bfloat16")
+REMATS = ("none", "full")
+SCHEDULES = ("constant", "cosine")
+TAILS = ("clear", "keep")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class DataConfig:
     """Folder of dialogues or of records; needed to train."""
     eval_path: str | None = None
     """The same for evaluation; None evaluates nothing."""
+    tokenizer: str | None = None
+    """SentencePiece model of the text; None takes `tokenizer.model` of the folder of dialogues. Records need none."""
+    codec: str | None = None
+    """Checkpoint of Mimi for dialogues; None draws random weights from `codec` and `seed`. Records need none."""
     speakers: tuple[Annotated[str, OneOf(SPEAKERS)], ...] = ("A",)
     """Who is the model: a dialogue gives one sample per speaker named here."""
     max_frames: Positive | None = None
@@ -59,6 +66,37 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class OracleConfig:
+    """How the oracle is shown in training: `OracleAugment` and `OracleSchedule` say more of each field."""
+
+    use: bool = True
+    """False leaves the oracle embedding out of training and evaluation altogether."""
+    tail: Annotated[str, OneOf(TAILS)] = "clear"
+    """What a new answer does to the rest of a longer old one; "keep" is the reference's collator."""
+    shift_prob: Fraction = 1.0
+    """Probability of moving a sample's whole oracle row."""
+    right_shift: tuple[Count, Count] = (1, 10)
+    """Fewest and most frames later."""
+    left_shift: tuple[Count, Count] = (1, 15)
+    """Fewest and most frames earlier."""
+    skip: tuple[Fraction, Fraction] = (0.1, 0.7)
+    """An event that may be skipped is, with a probability drawn per sample from this range."""
+    jitter: Count = 0
+    """Each event comes up to this many frames later."""
+    hint_only: bool = False
+    """Only the true reply is ever shown."""
+    hint_warmup: tuple[Count, Count] | None = None
+    """With `hint_only`: always up to the first step, never from the second on, linearly rarer between."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, what is wrong) for fields that do not fit together."""
+        for name in ("right_shift", "left_shift", "skip", "hint_warmup"):
+            limits = getattr(self, name)
+            if limits is not None and limits[0] > limits[1]:
+                yield name, f"expected the smaller one first, got {limits[0]:g}, {limits[1]:g}"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Length and rhythm of the training."""
 
@@ -70,10 +108,16 @@ class TrainConfig:
     """Parts into which a batch is cut to save memory; must divide `batch_size`."""
     checkpoint_every: Count = 500
     """Steps between checkpoints; 0 writes only the last."""
+    keep_checkpoints: Positive = 3
+    """How many checkpoints are kept, the newest."""
+    eval_every: Count = 0
+    """Steps between evaluations on `data.eval_path`; 0 evaluates only after the last."""
     log_every: Positive = 10
     """Steps between lines of metrics."""
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     """Type of the activations; weights, norms and losses stay float32."""
+    remat: Annotated[str, OneOf(REMATS)] = "none"
+    """What the backward pass recomputes to save memory: nothing, or each whole layer."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
@@ -95,14 +139,18 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up, then a constant learning rate."""
+    """AdamW with a linear warm-up, then a constant learning rate or a cosine."""
 
     learning_rate: NonNegativeFloat = 3e-5
     """For everything but the depth transformer."""
     depth_learning_rate: NonNegativeFloat = 3e-5
     """For the depth transformer, its embeddings and its heads."""
     warmup_steps: Count = 0
-    """Steps over which both rates rise from 0."""
+    """Steps over which both rates rise from 0, in DeepSpeed's form (see `train/optimizer.py`); 0 has no warm-up."""
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"
+    """What follows the warm-up, up to `train.steps`."""
+    final_learning_rate: NonNegativeFloat = 0.0
+    """Where the cosine ends, for both rates."""
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     eps: PositiveFloat = 1e-5
@@ -145,6 +193,7 @@ class RunConfig:
     model: RunModelConfig
     codec: MimiConfig = MimiConfig()
     data: DataConfig = DataConfig()
+    oracle: OracleConfig = OracleConfig()
     train: TrainConfig = TrainConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
