@@ -1,0 +1,106 @@
+"""What a training step reads and writes: weights, optimizer state and step count, and where they live on the mesh.
+
+Weights are nested dictionaries by our names, the form that checkpoints are saved in; `bind` puts them back into the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kame_jax.config import ModelConfig
+from kame_jax.interop import tree
+from kame_jax.model import LM
+from kame_jax.sharding import shardings
+
+Params = dict[str, Any]
+"""Nested dictionaries of arrays: `params["temporal"]["layers"]["attn_in"]["weight"]`."""
+
+
+class TrainState(NamedTuple):
+    """A point of a run. A pytree; the step donates it."""
+
+    params: Params
+    opt_state: Any
+    step: jax.Array
+    """int32: updates done."""
+
+
+def abstract_model(config: ModelConfig, dtype: str = "float32") -> LM:
+    """The model to train, without arrays: float32 weights, computing in `dtype`.
+
+    Raises:
+        ValueError: it has variables that are no parameters; there is no gradient for those.
+    """
+    model = tree.abstract_lm(config, param_dtype=jnp.float32, dtype=jnp.dtype(dtype))
+    nnx.split(model, nnx.Param)
+    return model
+
+
+def params_of(model: LM) -> Params:
+    """The weights of a model."""
+    return tree.nest(tree.leaves(model))
+
+
+def bind(model: LM, params: Params) -> LM:
+    """The model (abstract or not) with these weights."""
+    return tree.fill(model, tree.flatten(params))
+
+
+def init_params(config: ModelConfig, seed: int, mesh: Mesh) -> Params:
+    """Random weights from a seed, made where they live; the same on every mesh."""
+
+    def init() -> Params:
+        return params_of(LM(config, rngs=nnx.Rngs(seed)))
+
+    return jax.jit(init, out_shardings=param_shardings(abstract_model(config), mesh))()
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, places: TrainState) -> TrainState:
+    """The state before the first step. The weights are taken over, not copied."""
+    opt_state = jax.jit(optimizer.init, out_shardings=places.opt_state)(params)
+    return TrainState(params, opt_state, jax.device_put(jnp.zeros((), jnp.int32), places.step))
+
+
+def abstract_state(model: LM, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and dtypes of a state."""
+    params = params_of(model)
+    return TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def param_shardings(model: LM, mesh: Mesh) -> Params:
+    """Where each weight lives."""
+    return tree.nest(shardings(model, mesh))
+
+
+def state_shardings(model: LM, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Where each array of a state lives: a moment beside its weight, counters everywhere.
+
+    Shapes alone cannot say it (two weights may share one); the path of a moment ends with that of its weight.
+    """
+    places = shardings(model, mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def place(path: tuple[Any, ...], _: Any) -> NamedSharding:
+        name = dotted(path)
+        while name and name not in places:
+            name = name.partition(".")[2]
+        return places.get(name, everywhere)
+
+    return jax.tree_util.tree_map_with_path(place, abstract_state(model, optimizer))
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    """A pytree path as text: `opt_state.1.inner_states.depth.inner_state.0.mu.depth.input.weight`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def count(params: Mapping[str, Any]) -> int:
+    """Parameters in a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
