@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kame_jax.config import LossConfig
+from kame_jax.config import LossConfig, ModelConfig
 from kame_jax.model import LM
 from kame_jax.streams import ZERO_ID
 
@@ -51,27 +51,46 @@ def loss_parts(model: LM, batch: Batch, *, use_oracle: bool = True, remat: bool 
     inputs, labels = batch["inputs"], batch["labels"]
     oracle = batch["oracle"][:, :-1] if use_oracle and config.oracle != "none" else None
     h, text_logits = model.temporal_forward(inputs[:, :, :-1], oracle, remat=remat)
-    text_labels = labels[:, 0, 1:]
-    text_loss, text_correct = cross_entropy(text_logits, text_labels)
-    is_pad = text_labels == config.text_padding_id
-    spoken = (text_labels != ZERO_ID) & ~is_pad
-    parts = {
-        "text_non_pad": _part(text_loss, text_correct, spoken),
-        "text_pad": _part(text_loss, text_correct, is_pad),
+    loss, correct = cross_entropy(text_logits[:, None], labels[:, :1, 1:])
+    if model.depth is not None:
+        audio_logits = model.depth_forward(inputs[:, :, 1:], h, remat)
+        audio = cross_entropy(audio_logits, labels[:, 1 : 1 + config.dep_q, 1:])
+        loss, correct = (jnp.concatenate(both, axis=1) for both in ((loss, audio[0]), (correct, audio[1])))
+    return {
+        name: _part(loss[:, rows], correct[:, rows], mask)
+        for name, (rows, mask) in _label_masks(labels, config).items()
     }
-    if model.depth is None:
-        return parts
-    audio_logits = model.depth_forward(inputs[:, :, 1:], h, remat)
-    audio_labels = labels[:, 1 : 1 + config.dep_q, 1:]
-    loss, correct = cross_entropy(audio_logits, audio_labels)
-    counts = audio_labels != ZERO_ID
+
+
+def label_counts(labels: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
+    """The tokens of each part in a batch, known before any forward: float32 scalars by the names of `loss_parts`.
+
+    Args:
+        labels: int32 `[batch, rows, length]`.
+        config: of the model.
+    """
+    masks = _label_masks(labels, config)
+    return {name: jnp.sum(mask, dtype=jnp.float32) for name, (_, mask) in masks.items()}
+
+
+def _label_masks(labels: jax.Array, config: ModelConfig) -> dict[str, tuple[slice, jax.Array]]:
+    """The rows of each part, and which of their labels count: bool `[batch, its rows, length - 1]`."""
+    targets = labels[:, :, 1:]
+    counts = targets != ZERO_ID
+    text = slice(0, 1)
+    is_pad = targets[:, text] == config.text_padding_id
+    masks = {"text_non_pad": (text, counts[:, text] & ~is_pad), "text_pad": (text, is_pad)}
+    if not config.dep_q:
+        return masks
     own = config.dep_q // 2 if config.dep_q == config.n_q else config.dep_q
-    speakers = {"": slice(0, own)} | ({"_user": slice(own, config.dep_q)} if own < config.dep_q else {})
+    speakers = {"": slice(1, 1 + own)}
+    if own < config.dep_q:
+        speakers["_user"] = slice(1 + own, 1 + config.dep_q)
     for name, rows in speakers.items():
         first, rest = slice(rows.start, rows.start + 1), slice(rows.start + 1, rows.stop)
-        for kind, chosen in (("semantic", first), ("acoustic", rest)):
-            parts[f"audio_{kind}{name}"] = _part(loss[:, chosen], correct[:, chosen], counts[:, chosen])
-    return parts
+        masks[f"audio_semantic{name}"] = (first, counts[:, first])
+        masks[f"audio_acoustic{name}"] = (rest, counts[:, rest])
+    return masks
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -85,7 +104,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.
     chosen = jnp.take_along_axis(logits, safe[..., None], axis=-1)[..., 0]
     loss = jax.nn.logsumexp(logits, axis=-1) - chosen
     counts = labels != ZERO_ID
-    return jnp.where(counts, loss, 0.0), jnp.where(counts, logits.argmax(-1) == safe, False).astype(jnp.float32)
+    return jnp.where(counts, loss, 0.0), jnp.where(counts, logits.argmax(-1) == safe, False).astype(
+        jnp.float32
+    )
 
 
 def token_counts(parts: Parts) -> dict[str, jax.Array]:

@@ -66,7 +66,11 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         for group, rate in learning_rates(config, steps).items()
     }
     groups = optax.partition(adamw, _labels)
-    return groups if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), groups)
+    return (
+        groups
+        if config.clip_norm is None
+        else optax.chain(optax.clip_by_global_norm(config.clip_norm), groups)
+    )
 
 
 def _labels(params: Any) -> Any:
