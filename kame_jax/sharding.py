@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -47,7 +46,9 @@ def make_mesh(
     devices = list(jax.devices() if devices is None else devices)
     sizes = [replica, fsdp, tensor]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ValueError(f"mesh sizes must be positive, at most one of them -1, got {dict(zip(MESH_AXES, sizes))}")
+        raise ValueError(
+            f"mesh sizes must be positive, at most one of them -1, got {dict(zip(MESH_AXES, sizes))}"
+        )
     if -1 in sizes:
         sizes[sizes.index(-1)] = max(1, len(devices) // -math.prod(sizes))
     if math.prod(sizes) != len(devices):
@@ -77,10 +78,12 @@ def partition_spec(
         ValueError: two dimensions map to one mesh axis, or a rule names an axis that the mesh lacks.
     """
     entries: list[str | None] = []
-    for axis, size in zip(axes, shape, strict=True):
+    for axis, _ in zip(axes, shape, strict=True):
         target = rules.get(axis)
         if target is not None and target not in mesh.shape:
-            raise ValueError(f"{name}: the rule {axis} -> {target} names no axis of the mesh {tuple(mesh.shape)}")
+            raise ValueError(
+                f"{name}: the rule {axis} -> {target} names no axis of the mesh {tuple(mesh.shape)}"
+            )
         if target in entries and target is not None:
             other = axes[entries.index(target)]
             raise ValueError(f"{name} {tuple(axes)}: both {other} and {axis} map to the mesh axis {target}")
@@ -97,7 +100,9 @@ def partition_spec(
     return PartitionSpec(*entries)
 
 
-def shardings(state: Any, mesh: Mesh | AbstractMesh, rules: Mapping[str, str | None] = RULES) -> dict[str, NamedSharding]:
+def shardings(
+    state: Any, mesh: Mesh | AbstractMesh, rules: Mapping[str, str | None] = RULES
+) -> dict[str, NamedSharding]:
     """The sharding of each weight of a model or state (abstract or not), by dotted path.
 
     Weights that declare no axes (Mimi's moving averages) stay whole.
@@ -112,9 +117,3 @@ def shardings(state: Any, mesh: Mesh | AbstractMesh, rules: Mapping[str, str | N
         axes = leaf.get_metadata().get("axes") or ("",) * len(leaf.shape)
         result[name] = NamedSharding(mesh, partition_spec(name, axes, leaf.shape, mesh, rules))
     return result
-
-
-def bytes_per_device(shardings: Mapping[str, NamedSharding], arrays: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Bytes that one device holds of the given arrays."""
-    sizes = (math.prod(shardings[name].shard_shape(a.shape)) * np.dtype(a.dtype).itemsize for name, a in arrays.items())
-    return sum(sizes)

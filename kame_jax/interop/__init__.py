@@ -1,0 +1,1 @@
+"""Foreign checkpoint layouts: the only place that knows a PyTorch, Hugging Face or MLX tensor name."""

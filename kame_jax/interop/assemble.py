@@ -28,7 +28,9 @@ class TensorSource(Protocol):
     def infos(self) -> Mapping[str, TensorInfo]:
         """Keys, shapes and dtypes."""
 
-    def read_box(self, key: str, view: tuple[int, ...], box: Box, out: np.ndarray | None = None) -> np.ndarray:
+    def read_box(
+        self, key: str, view: tuple[int, ...], box: Box, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """A region of a tensor seen as an array of shape `view` (see `SafetensorsFile.read_box`)."""
 
 
@@ -85,7 +87,9 @@ def read_regions(
         dtype = leaf_dtype(plan, path, source)
     buffers = [np.empty([stop - start for start, stop in box], dtype) for box in boxes]
     for slot in plan.slots[path]:
-        parts = [part for box, buffer in zip(boxes, buffers, strict=True) if (part := _part(slot, box, buffer))]
+        parts = [
+            part for box, buffer in zip(boxes, buffers, strict=True) if (part := _part(slot, box, buffer))
+        ]
         if parts:
             _read_parts(slot, source, parts)
     return buffers
@@ -165,45 +169,40 @@ def _volume(box: Box) -> int:
 
 
 def cast(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Casts between floating-point dtypes; bfloat16 to float32 and back keeps every bit, NaN payloads included."""
+    """Casts between floating-point dtypes, rounding to nearest.
+
+    bfloat16 to float32 and back, if nothing changed in between, keeps every bit, NaN payloads included.
+    """
     if value.dtype == dtype:
         return value
     if value.dtype == ml_dtypes.bfloat16 and dtype == np.float32:
         return (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if value.dtype == np.float32 and dtype == ml_dtypes.bfloat16:
+        bits = np.ascontiguousarray(value).view(np.uint32)
+        if not np.any(bits & 0xFFFF):
+            return (bits >> 16).astype(np.uint16).view(ml_dtypes.bfloat16)
     return value.astype(dtype)
 
 
-def narrow(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Casts back what `common_dtype` widened: exact, NaN payloads of bfloat16 included."""
-    if value.dtype == np.float32 and dtype == ml_dtypes.bfloat16:
-        return (value.view(np.uint32) >> 16).astype(np.uint16).view(ml_dtypes.bfloat16)
-    return cast(value, dtype)
-
-
-def stored_dtype(slot: Slot, dtype: np.dtype, other: Deviations) -> np.dtype:
-    """The dtype a slice had in the file that an array came from.
+def stored_dtype(slot: Slot, shape: tuple[int, ...], dtype: np.dtype, other: Deviations) -> np.dtype:
+    """The dtype a slice had in the file that an array came from; the array's own where it gathers several.
 
     Args:
         slot: the slice, in any layout.
-        dtype: the array's.
+        shape: the array's shape.
+        dtype: the array's dtype.
         other: what `deviations` recorded.
     """
-    covered = []
-    for index, name in other.get(slot.path, ()):
-        pairs = list(zip(index, slot.index, strict=False))
-        if all(a is None or b is None or a == b for a, b in pairs):
-            covered.append((index, np.dtype(getattr(ml_dtypes, name, name))))
-    kinds = {kind for _, kind in covered}
-    # A tensor that gathers slices of several dtypes keeps the one that holds them all.
-    whole = any(len(index) <= len(slot.index) for index, _ in covered)
-    return kinds.pop() if len(kinds) == 1 and whole else dtype
+    recorded = other.get(slot.path, ())
+    axes = max((len(index) for index, _ in recorded), default=0)
+    names = np.full(shape[:axes], dtype.name, object)
+    for index, name in recorded:
+        names[tuple(slice(None) if i is None else i for i in index)] = name
+    found = set(np.ravel(names[slot.at[:axes]]))
+    return np.dtype(getattr(ml_dtypes, name := found.pop(), name)) if len(found) == 1 else dtype
 
 
-def slot_value(slot: Slot, array: np.ndarray, dtype: np.dtype, exact: bool) -> np.ndarray:
-    """The foreign tensor of a slot, cut out of our array.
-
-    `exact` says that `dtype` is the slice's stored one, which a widened array holds exactly.
-    """
+def slot_value(slot: Slot, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The foreign tensor of a slot, cut out of our array and cast."""
     value = to_theirs(slot.order, array[slot.at] if slot.index else array)
-    value = narrow(value, dtype) if exact else cast(value, dtype)
-    return value.reshape(slot.shape)
+    return cast(value, dtype).reshape(slot.shape)

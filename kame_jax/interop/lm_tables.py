@@ -76,7 +76,9 @@ def _rules(config: ModelConfig, spelling: Spelling) -> Iterator[Rule]:
         yield from _linear("depformer_in.{k}", "depth.input", "k")
         yield from _embedding("depformer_text_emb", "depth.text_emb")
         yield from _embedding("depformer_emb.{k}", "depth.audio_emb", "k")
-        yield from _layers("depformer", "depth.layers", depth, spelling, sets="k", per_step=depth.weights_per_step)
+        yield from _layers(
+            "depformer", "depth.layers", depth, spelling, sets="k", per_step=depth.weights_per_step
+        )
         if depth.head_norm:
             yield from _norm("depformer_norms.{k}", "depth.head_norm", depth.head_norm, "k")
         yield from _linear("linears.{k}", "depth.heads", "k")
@@ -110,7 +112,10 @@ def _layers(
     else:
         gate = f"{key}.gating.{number}" if per_step else f"{key}.gating"
         index = one if per_step or sets is None else "l 0"
-        for ours, theirs, fold, out in (("mlp_in", "linear_in", (2, 1), 2), ("mlp_out", "linear_out", (1, 1), 1)):
+        for ours, theirs, fold, out in (
+            ("mlp_in", "linear_in", (2, 1), 2),
+            ("mlp_out", "linear_out", (1, 1), 1),
+        ):
             exposed = f"{gate}.{theirs}_weight" if spelling.exposed else ""
             yield from _linear(f"{gate}.{theirs}", f"{path}.{ours}", index, fold, out, exposed)
     yield Rule(f"{key}.layer_scale_1.scale", f"{path}.scale1.scale", "l")

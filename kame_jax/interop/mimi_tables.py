@@ -52,8 +52,12 @@ def _native(config: MimiConfig, fused: bool) -> Iterator[Rule]:
             yield Rule(f"{key}.{norm}.weight", f"{path}.{norm}.scale", "l")
             yield Rule(f"{key}.{norm}.bias", f"{path}.{norm}.bias", "l")
         attention = f"{key}.self_attn"
-        yield Rule(f"{attention}.in_proj_weight" if fused else f"{attention}.in_projs.0.weight", *_attn_in(path))
-        yield Rule(f"{attention}.out_proj.weight" if fused else f"{attention}.out_projs.0.weight", *_attn_out(path))
+        yield Rule(
+            f"{attention}.in_proj_weight" if fused else f"{attention}.in_projs.0.weight", *_attn_in(path)
+        )
+        yield Rule(
+            f"{attention}.out_proj.weight" if fused else f"{attention}.out_projs.0.weight", *_attn_out(path)
+        )
         yield Rule(f"{key}.linear1.weight", f"{path}.mlp_in.weight", "l")
         yield Rule(f"{key}.linear2.weight", f"{path}.mlp_out.weight", "l")
         yield Rule(f"{key}.layer_scale_1.scale", f"{path}.scale1.scale", "l")
@@ -79,7 +83,9 @@ def _huggingface(config: MimiConfig) -> Iterator[Rule]:
             yield Rule(f"{key}.{theirs}.bias", f"{path}.{ours}.bias", "l")
         for part, name in enumerate("qkv"):
             order = "" if name == "v" else "half_rope"
-            yield Rule(f"{key}.self_attn.{name}_proj.weight", f"{path}.attn_in.weight", f"l {part}", (2, 1), order)
+            yield Rule(
+                f"{key}.self_attn.{name}_proj.weight", f"{path}.attn_in.weight", f"l {part}", (2, 1), order
+            )
         yield Rule(f"{key}.self_attn.o_proj.weight", *_attn_out(path))
         yield Rule(f"{key}.mlp.fc1.weight", f"{path}.mlp_in.weight", "l")
         yield Rule(f"{key}.mlp.fc2.weight", f"{path}.mlp_out.weight", "l")

@@ -85,7 +85,9 @@ class SafetensorsFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -103,7 +105,9 @@ class SafetensorsFile:
         shape = self.infos[key].shape
         return self.read_box(key, shape, tuple((0, size) for size in shape))
 
-    def read_box(self, key: str, view: tuple[int, ...], box: Box, out: np.ndarray | None = None) -> np.ndarray:
+    def read_box(
+        self, key: str, view: tuple[int, ...], box: Box, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """A region of a tensor that is seen, in row-major order, as an array of shape `view`.
 
         Args:
@@ -119,11 +123,15 @@ class SafetensorsFile:
         dtype = self.infos[key].dtype
         if out is None:
             out = np.empty(shape, dtype)
+        elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+            raise ValueError(f"{key}: cannot read {dtype} {shape} into a {out.dtype} array of {out.shape}")
         if out.size:
             self._read_box(self._start + self._offsets[key], dtype, view, box, out)
         return out
 
-    def _read_box(self, offset: int, dtype: np.dtype, view: tuple[int, ...], box: Box, out: np.ndarray) -> None:
+    def _read_box(
+        self, offset: int, dtype: np.dtype, view: tuple[int, ...], box: Box, out: np.ndarray
+    ) -> None:
         full = [extent == (0, size) for extent, size in zip(box, view, strict=True)]
         tail = len(view)
         while tail and full[tail - 1]:
@@ -164,7 +172,7 @@ class SafetensorsFile:
 
     def _pread(self, out: np.ndarray, offset: int) -> None:
         """Fills a contiguous array from the file."""
-        memory = memoryview(out.reshape(-1).view(np.uint8))
+        memory = out.reshape(-1).view(np.uint8).data
         done = 0
         while done < len(memory):
             got = os.preadv(self._fd, [memory[done : done + (1 << 30)]], offset + done)
@@ -181,7 +189,10 @@ class SafetensorsWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], infos: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        infos: Mapping[str, TensorInfo],
+        metadata: Mapping[str, str] | None = None,
     ):
         self.path = Path(path)
         self._infos = dict(infos)
@@ -220,11 +231,15 @@ class SafetensorsWriter:
             raise ValueError(f"{key} is written twice")
         if value.shape != info.shape or value.dtype != info.dtype:
             raise ValueError(f"{key} is {value.dtype} {value.shape}, announced as {info.dtype} {info.shape}")
-        memory = memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        memory = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
         offset, done = self._start + self._offsets[key], 0
         while done < len(memory):
             done += os.pwrite(self._fd, memory[done : done + (1 << 30)], offset + done)
         self._todo.discard(key)
+
+    def abandon(self) -> None:
+        """Close the file as it is; whoever made it removes it."""
+        os.close(self._fd)
 
     def close(self) -> None:
         """Finish the file.
@@ -237,7 +252,9 @@ class SafetensorsWriter:
             raise ValueError(f"{self.path}: never written: {', '.join(sorted(self._todo))}")
 
 
-def save(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+def save(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a small file in one go."""
     infos = {key: TensorInfo(value.shape, value.dtype) for key, value in tensors.items()}
     writer = SafetensorsWriter(path, infos, metadata)
@@ -270,7 +287,9 @@ def _read_header(path: Path, fd: int, size: int) -> tuple[dict, int]:
 
 def _foreign(path: Path, start: bytes) -> str | None:
     """Why a file that is no safetensors is refused, from its first bytes; None if nothing known is recognised."""
-    if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if start.startswith(b"PK\x03\x04") or (
+        start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    ):
         return (
             "a pickle (or zip) of PyTorch or NumPy, which can run any code when it is loaded. Only safetensors is "
             'read; convert a file you trust with: python -c "import sys, torch, safetensors.torch as s; '
@@ -287,7 +306,9 @@ def _foreign(path: Path, start: bytes) -> str | None:
     return None
 
 
-def _check_entries(path: Path, header: Mapping[str, object], size: int) -> tuple[dict[str, TensorInfo], dict[str, int]]:
+def _check_entries(
+    path: Path, header: Mapping[str, object], size: int
+) -> tuple[dict[str, TensorInfo], dict[str, int]]:
     """Checks every entry of a header against the data's size; all problems come together."""
     infos: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int, str]] = []
@@ -312,7 +333,9 @@ def _check_entries(path: Path, header: Mapping[str, object], size: int) -> tuple
         raise InputError(f"{path}: corrupt safetensors header", problems)
     if at != size:
         what = "truncated" if size < at else "corrupt"
-        raise InputError(f"{path}: {what}: its tensors take {at} bytes, the file holds {size} after the header")
+        raise InputError(
+            f"{path}: {what}: its tensors take {at} bytes, the file holds {size} after the header"
+        )
     return infos, {key: begin for begin, _, key in spans}
 
 

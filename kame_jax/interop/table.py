@@ -181,7 +181,9 @@ def match(
         if count.size and count.min() == 0 and not missing:
             problems.append(f"missing: {path}, which this layout has no name for")
     if problems:
-        raise InputError(f"{where}: its tensors do not fit the model ({len(problems)} problems)", sorted(problems))
+        raise InputError(
+            f"{where}: its tensors do not fit the model ({len(problems)} problems)", sorted(problems)
+        )
     return plan
 
 
@@ -202,6 +204,8 @@ def _why_unknown(key: str, rules: Sequence[Rule], shapes: Shapes) -> str:
         if rule.path not in shapes:
             return f" (this model has no {rule.path})"
         sizes = dict(zip(rule.index.split(), shapes[rule.path], strict=False))
-        outside = [f"{name} {value} of {sizes[name]}" for name, value in found.groupdict().items() if name in sizes]
+        outside = [
+            f"{name} {value} of {sizes[name]}" for name, value in found.groupdict().items() if name in sizes
+        ]
         return f" (outside the model: {', '.join(outside)})"
     return ""

@@ -1,0 +1,127 @@
+"""Loading any checkpoint as a model, on one device or sliced onto a mesh.
+
+Each device's part is read from the file into host memory and put there, one array at a time: no host ever holds the
+model, and a byte that several of its devices share is read once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from kame_jax.codec.mimi import Mimi
+from kame_jax.config import MimiConfig, ModelConfig
+from kame_jax.errors import InputError
+from kame_jax.interop import tree
+from kame_jax.interop.checkpoint import Checkpoint, open_checkpoint
+from kame_jax.interop.native import NativeWeights, jax_arrays
+from kame_jax.interop.safetensors_file import Box
+from kame_jax.interop.weights import Weights
+from kame_jax.model.lm import LM
+from kame_jax.sharding import shardings
+
+log = logging.getLogger(__name__)
+
+
+def load_checkpoint(
+    spec: str | os.PathLike[str], mesh: Mesh | None = None, dtype: Any = None, **options: Any
+) -> tuple[ModelConfig, LM]:
+    """A language model from a checkpoint of any readable layout.
+
+    Args:
+        spec: an Orbax checkpoint of ours, a folder, a safetensors file, or `hf://org/repo[@revision]`.
+        mesh: where the weights go, cut by `kame_jax.sharding`; None puts them on the default device.
+        dtype: dtype of the weights (conditioners stay float32) and of the computation; None keeps each weight's own
+            and computes in the text embedding's.
+        **options: as `open_checkpoint` takes them: config, base, lora, oracle.
+
+    Returns:
+        The configuration, and the model with its weights.
+
+    Raises:
+        InputError: see `open_checkpoint`.
+    """
+    checkpoint = open_checkpoint(spec, **options)
+    if not isinstance(checkpoint.config, ModelConfig):
+        raise InputError(f"{spec}: this is the codec Mimi, expected a language model")
+    for note in checkpoint.notes:
+        log.info("%s: %s", checkpoint.name, note)
+    return checkpoint.config, build_lm(checkpoint, mesh, dtype)
+
+
+def load_mimi(
+    spec: str | os.PathLike[str], config: MimiConfig | str | os.PathLike[str] | None = None
+) -> tuple[MimiConfig, Mimi]:
+    """The codec from a safetensors file (its own layout or Hugging Face's), a checkpoint of ours, a folder or `hf://`.
+
+    Always float32, whatever the file holds.
+
+    Raises:
+        InputError: see `open_checkpoint`.
+    """
+    checkpoint = open_checkpoint(spec, wanted="mimi", config=config)
+    if not isinstance(checkpoint.config, MimiConfig):
+        raise InputError(f"{spec}: this is a language model, expected the codec Mimi")
+    mimi = tree.abstract_mimi(checkpoint.config)
+    place = SingleDeviceSharding(jax.devices()[0])
+    paths = dict.fromkeys(checkpoint.weights.shapes, place)
+    return checkpoint.config, tree.fill(
+        mimi, place_arrays(checkpoint.weights, paths, dict.fromkeys(paths, np.float32))
+    )
+
+
+def build_lm(checkpoint: Checkpoint, mesh: Mesh | None = None, dtype: Any = None) -> LM:
+    """The model of an opened checkpoint; arguments as in `load_checkpoint`."""
+    weights, config = checkpoint.weights, checkpoint.config
+    assert isinstance(config, ModelConfig)
+    kind = jnp.dtype(dtype or weights.dtype("text_emb.weight"))
+    model = tree.abstract_lm(config, param_dtype=kind, dtype=kind)
+    if mesh is None:
+        places: dict[str, Sharding] = dict.fromkeys(weights.shapes, SingleDeviceSharding(jax.devices()[0]))
+    else:
+        places = dict(shardings(model, mesh))
+    if dtype is None:
+        dtypes = {path: weights.dtype(path) for path in weights.shapes}
+    else:
+        dtypes = {path: np.dtype(leaf.dtype) for path, leaf in tree.leaves(model).items()}
+    return tree.fill(model, place_arrays(weights, places, dtypes))
+
+
+def place_arrays(
+    weights: Weights, places: Mapping[str, Sharding], dtypes: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+    """Every array on the devices its sharding names.
+
+    Args:
+        weights: where the arrays are read.
+        places: path -> sharding.
+        dtypes: path -> dtype to cast to.
+
+    Returns:
+        Path -> array.
+    """
+    if isinstance(weights, NativeWeights):
+        return jax_arrays(weights, places, dtypes)
+    return {path: _place(weights, path, places[path], dtypes[path]) for path in weights.shapes}
+
+
+def _place(weights: Weights, path: str, place: Sharding, dtype: Any) -> jax.Array:
+    shape = weights.shapes[path]
+    regions: dict[Box, None] = {}
+    for index in place.addressable_devices_indices_map(shape).values():
+        regions[_box(index, shape)] = None
+    boxes = list(regions)
+    parts = dict(zip(boxes, weights.read(path, boxes, np.dtype(dtype)), strict=True))
+    return jax.make_array_from_callback(shape, place, lambda index: parts[_box(index, shape)])
+
+
+def _box(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Box:
+    """A device's slices as (start, stop) pairs."""
+    return tuple(s.indices(size)[:2] for s, size in zip(index or (), shape, strict=True))

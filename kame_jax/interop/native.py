@@ -1,0 +1,291 @@
+"""Our own checkpoints: an Orbax folder with the items `params` (arrays by our names) and `meta` (what they are).
+
+`meta/data.json` holds the model's configuration and where the weights came from. Training saves `params`, `opt`,
+`data` and `meta` under the same names; everything that only needs the model reads the first and the last. Writing
+goes one array at a time, so a conversion needs memory for the largest array, not for the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from kame_jax.config import MimiConfig, ModelConfig, build, to_dict
+from kame_jax.errors import InputError
+from kame_jax.interop import tree
+from kame_jax.interop.assemble import cast
+from kame_jax.interop.locate import read_json
+from kame_jax.interop.safetensors_file import Box
+from kame_jax.interop.table import Shapes
+from kame_jax.interop.weights import Weights, whole
+
+try:
+    from orbax.checkpoint import v1
+except ImportError:  # until Orbax moves its first version out of `experimental`
+    from orbax.checkpoint.experimental import v1
+
+FORMAT_VERSION = 1
+CHUNK_BYTES = 32 << 20
+"""Largest piece of an array in a file of its own; stacked layers and weight sets are cut apart first."""
+
+KINDS: dict[str, type] = {"lm": ModelConfig, "mimi": MimiConfig}
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What the `meta` item says."""
+
+    config: ModelConfig | MimiConfig
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The item's content."""
+        kind = "mimi" if isinstance(self.config, MimiConfig) else "lm"
+        return {
+            "format": "kame_jax",
+            "format_version": FORMAT_VERSION,
+            "kind": kind,
+            "model": to_dict(self.config),
+            "provenance": self.provenance,
+        }
+
+
+def read_meta(path: Path) -> Meta:
+    """The `meta` item of a checkpoint.
+
+    Raises:
+        InputError: it is missing, damaged, or of a newer format.
+    """
+    file = path / "meta" / "data.json"
+    if not file.is_file():
+        raise InputError(f"{path}: has params/ but no meta/data.json: not a checkpoint of kame_jax")
+    value = read_json(file)
+    if value.get("format") != "kame_jax" or value.get("kind") not in KINDS:
+        raise InputError(f"{file}: not the description of a kame_jax checkpoint")
+    if value.get("format_version", 0) > FORMAT_VERSION:
+        raise InputError(
+            f"{file}: format {value['format_version']} is newer than this program's {FORMAT_VERSION}"
+        )
+    config: Any = build(KINDS[value["kind"]], value.get("model", {}), about=f"{file}: model")
+    return Meta(config, value.get("provenance", {}))
+
+
+def meta_context() -> v1.Context:
+    """An Orbax context that keeps the item `meta` as JSON, for whoever saves it together with others."""
+    registry = v1.handlers.local_registry()
+    registry.add(v1.handlers.JsonHandler, checkpointable_name="meta")
+    context = v1.Context()
+    context.checkpointables.registry = registry
+    return context
+
+
+def save(path: str | os.PathLike[str], weights: Weights, meta: Meta) -> None:
+    """Write a checkpoint, complete or not at all.
+
+    Args:
+        path: the folder to make; it must not exist, or be empty.
+        weights: what to write, in the dtypes it is kept in.
+        meta: what it is.
+
+    Raises:
+        InputError: there is something at `path`.
+    """
+    target = free_folder(path)
+    lazy = {p: _Lazy(weights, p) for p, shape in weights.shapes.items() if np.prod(shape)}
+    axes = tree.axes(tree.abstract(meta.config))
+    args = {p: _save_args(array, axes[p]) for p, array in lazy.items()}
+    with building(target) as scratch, _quiet(), _checkpointer() as checkpointer:
+        checkpointer.save(
+            scratch / "checkpoint",
+            ocp.args.Composite(
+                params=ocp.args.PyTreeSave(tree.nest(lazy), save_args=tree.nest(args)),
+                meta=ocp.args.JsonSave(meta.to_json()),
+            ),
+        )
+        (scratch / "checkpoint").rename(target)
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Writes `params` an array at a time, in files that need no further processing, and `meta` as JSON."""
+    registry = ocp.type_handlers.create_type_handler_registry((_Lazy, _OneByOne(deepcopy_host_arrays=False)))
+    params = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=False, use_zarr3=True, use_compression=False, type_handler_registry=registry
+    )
+    meta = ocp.JsonCheckpointHandler(filename="data.json")
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=params, meta=meta))
+
+
+def free_folder(path: str | os.PathLike[str]) -> Path:
+    """An absolute path at which a folder can be made.
+
+    Raises:
+        InputError: something is there, or the folder above it cannot be made.
+    """
+    target = Path(os.path.abspath(path))
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{path}: exists already; give a new place, or remove it first")
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    return target
+
+
+@contextlib.contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """A scratch folder beside `target`, gone afterwards whatever happens."""
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class NativeWeights:
+    """The `params` item of a checkpoint, read an array at a time.
+
+    Raises:
+        InputError: its arrays are not those of the model that `meta` describes.
+    """
+
+    def __init__(self, path: Path, config: ModelConfig | MimiConfig):
+        self.path = path
+        self._read: tuple[str, np.ndarray] | None = None
+        expected = tree.shapes(tree.abstract(config))
+        try:
+            with _quiet():
+                items = v1.checkpointables_metadata(path.absolute()).metadata
+            self._stored = tree.flatten(items["params"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: damaged checkpoint: {' '.join(str(error).split())[:300]}") from None
+        found = {p: tuple(leaf.shape) for p, leaf in self._stored.items()}
+        found |= {p: shape for p, shape in expected.items() if not np.prod(shape)}
+        problems = [f"missing: {p} {list(s)}" for p, s in expected.items() if p not in found]
+        problems += [f"unknown: {p} {list(s)}" for p, s in found.items() if p not in expected]
+        problems += [
+            f"wrong shape: {p} is {list(s)}, expected {list(expected[p])}"
+            for p, s in found.items()
+            if p in expected and expected[p] != s
+        ]
+        if problems:
+            raise InputError(
+                f"{path}: its arrays do not fit the model ({len(problems)} problems)", sorted(problems)
+            )
+        self.shapes: Shapes = expected
+
+    def dtype(self, path: str) -> np.dtype:
+        """See `Weights`."""
+        return np.dtype(self._stored[path].dtype) if path in self._stored else np.dtype(np.float32)
+
+    def read(self, path: str, boxes: Sequence[Box], dtype: np.dtype | None = None) -> list[np.ndarray]:
+        """See `Weights`. The whole array is read, and kept until another is asked for."""
+        array = self._array(path)
+        if len(boxes) == 1 and all(extent == (0, size) for extent, size in zip(boxes[0], array.shape)):
+            self._read = None
+            return [cast(array, dtype or array.dtype)]
+        parts = [np.array(array[tuple(slice(*extent) for extent in box)]) for box in boxes]
+        return [cast(part, dtype or array.dtype) for part in parts]
+
+    def _array(self, path: str) -> np.ndarray:
+        if path not in self._stored:
+            return np.zeros(self.shapes[path], np.float32)
+        if self._read is None or self._read[0] != path:
+            self._read = None
+            self._read = path, self.restore({path: np.ndarray})[path]
+        return self._read[1]
+
+    def restore(self, targets: Mapping[str, Any]) -> dict[str, Any]:
+        """Several arrays at once.
+
+        Args:
+            targets: path -> `np.ndarray` for the host, or a `jax.ShapeDtypeStruct` with a sharding for devices; each
+                device then reads its own part.
+        """
+        stored = {p: t for p, t in targets.items() if p in self._stored}
+        context = v1.Context()
+        context.pytree.loading.partial_load = True
+        try:
+            with _quiet(), context:
+                items = v1.load_checkpointables(self.path.absolute(), {"params": tree.nest(stored)})
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.path}: damaged checkpoint: {' '.join(str(error).split())[:300]}"
+            ) from None
+        return tree.flatten(items["params"])
+
+
+@dataclasses.dataclass
+class _Lazy:
+    """An array that is read when its turn to be written comes."""
+
+    weights: Weights
+    path: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weights.shapes[self.path]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.weights.dtype(self.path)
+
+
+class _OneByOne(ocp.type_handlers.NumpyHandler):
+    """Writes arrays one after the other, each read just before; Orbax itself would take them all at once."""
+
+    async def serialize(
+        self, values: Sequence[_Lazy], infos: Sequence[Any], args: Sequence[Any] | None = None
+    ) -> list:
+        args = args or [ocp.SaveArgs()] * len(values)
+        for value, info, arg in zip(values, infos, args, strict=True):
+            array = whole(value.weights, value.path)
+            for future in await super().serialize([array], [info], [arg]):
+                await asyncio.to_thread(future.result)
+            del array
+        return []
+
+
+def _save_args(array: _Lazy, axes: tuple[str, ...]) -> ocp.SaveArgs:
+    """How an array is cut into files: by its stacked dimensions first, then to at most `CHUNK_BYTES`."""
+    if np.prod(array.shape) * array.dtype.itemsize <= CHUNK_BYTES:
+        return ocp.SaveArgs()
+    stacked = tuple(i for i, axis in enumerate(axes) if axis in ("layers", "sets", "codebooks"))
+    # Odd sizes (32,001 rows) have no divisors to cut by; such a table stays in one piece.
+    odd = any(size % 2 for i, size in enumerate(array.shape) if size > 1 and i not in stacked)
+    return ocp.SaveArgs(shard_axes=stacked, chunk_byte_size=None if odd else CHUNK_BYTES)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's remarks on choices that are made here on purpose."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def jax_arrays(
+    weights: NativeWeights, shardings: Mapping[str, jax.sharding.Sharding], dtypes: Mapping[str, Any]
+) -> dict:
+    """All arrays on their devices, each device reading its own part, in the given dtypes."""
+    targets = {
+        p: jax.ShapeDtypeStruct(shape, dtypes[p], sharding=shardings[p])
+        for p, shape in weights.shapes.items()
+    }
+    return weights.restore(targets)
