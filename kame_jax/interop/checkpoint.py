@@ -25,7 +25,7 @@ from kame_jax.config import (
     load_model,
 )
 from kame_jax.errors import InputError
-from kame_jax.interop import kwargs, lm_tables, mimi_tables, tree
+from kame_jax.interop import kwargs, lm_tables, mimi_kwargs, mimi_tables, tree
 from kame_jax.interop.assemble import Deviations, TensorSource, deviations
 from kame_jax.interop.layouts import has_base, readable_layout
 from kame_jax.interop.locate import Located, locate, read_json
@@ -284,7 +284,12 @@ def _described(sizes: Sizes | None) -> str:
 def _open_mimi(
     located: Located, config: object, source: TensorSource, layout: str, provenance: dict[str, Any]
 ) -> Checkpoint:
-    candidates = [_given_codec(config)] if config is not None else list(_ready_codecs().values())
+    if config is not None:
+        candidates = [_given_codec(config)]
+    elif located.mimi_config is not None:
+        candidates = [mimi_kwargs.from_kwargs(located.mimi_config, f"{located.name}: configuration of Mimi")]
+    else:
+        candidates = list(_ready_codecs().values())
     errors: list[InputError] = []
     for candidate in candidates:
         shapes = tree.shapes(tree.abstract(candidate))
@@ -305,7 +310,8 @@ def _given_codec(config: object) -> MimiConfig:
         return config
     if isinstance(config, ModelConfig):
         raise InputError("a language model's configuration was given for Mimi")
-    return load_codec(str(config))
+    path = Path(str(config))
+    return mimi_kwargs.from_kwargs(read_json(path), str(path)) if path.suffix == ".json" else load_codec(path)
 
 
 def _ready_codecs() -> Mapping[str, MimiConfig]:

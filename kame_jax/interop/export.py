@@ -18,9 +18,10 @@ import numpy as np
 import kame_jax
 from kame_jax.config import MimiConfig, ModelConfig
 from kame_jax.errors import InputError
-from kame_jax.interop import kwargs, lm_tables, mimi_tables
+from kame_jax.interop import kwargs, lm_tables, mimi_kwargs, mimi_tables
 from kame_jax.interop.assemble import slot_value, stored_dtype
 from kame_jax.interop.checkpoint import Checkpoint, add_oracle
+from kame_jax.interop.locate import MIMI_CONFIG_NAME
 from kame_jax.interop.native import building, free_folder
 from kame_jax.interop.safetensors_file import SafetensorsWriter, TensorInfo
 from kame_jax.interop.table import Rule, Slot, expand
@@ -64,7 +65,7 @@ def export(
         config, weights = checkpoint.config, checkpoint.weights
         name = "model.safetensors" if layout == "mimi-hf" else MIMI_NAME
         files = {name: mimi_tables.written(config, layout)}
-        texts: dict[str, dict[str, Any]] = {}
+        texts = {} if layout == "mimi-hf" else {MIMI_CONFIG_NAME: mimi_kwargs.to_kwargs(config)}
     else:
         _check_layout(layout, LM_LAYOUTS, "a language model")
         checkpoint = _fit_oracle(checkpoint, layout, fold_oracle)

@@ -58,7 +58,7 @@ def load_checkpoint(
 
 def load_mimi(
     spec: str | os.PathLike[str], config: MimiConfig | str | os.PathLike[str] | None = None
-) -> tuple[MimiConfig, Mimi]:
+) -> Mimi:
     """The codec from a safetensors file (its own layout or Hugging Face's), a checkpoint of ours, a folder or `hf://`.
 
     Always float32, whatever the file holds.
@@ -72,9 +72,8 @@ def load_mimi(
     mimi = tree.abstract_mimi(checkpoint.config)
     place = SingleDeviceSharding(jax.devices()[0])
     paths = dict.fromkeys(checkpoint.weights.shapes, place)
-    return checkpoint.config, tree.fill(
-        mimi, place_arrays(checkpoint.weights, paths, dict.fromkeys(paths, np.float32))
-    )
+    arrays = place_arrays(checkpoint.weights, paths, dict.fromkeys(paths, np.float32))
+    return tree.fill(mimi, arrays)
 
 
 def build_lm(checkpoint: Checkpoint, mesh: Mesh | None = None, dtype: Any = None) -> LM:

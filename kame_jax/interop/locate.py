@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from huggingface_hub import errors as hub_errors
 
 from kame_jax.errors import InputError
 from kame_jax.interop.layouts import detect, has_base
+from kame_jax.interop.mimi_kwargs import is_mimi_kwargs
 from kame_jax.interop.safetensors_file import SUFFIXES, SafetensorsFile
 
 CONFIG_NAMES = ("config.json", "moshi_lm_kwargs.json")
@@ -29,6 +30,7 @@ DEFAULT_NAMES: dict[str, Sequence[str]] = {
     ),
 }
 """Names looked for in a repository that has no `config.json` to say its own."""
+MIMI_CONFIG_NAME = "mimi_config.json"
 INDEX_NAME = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -48,6 +50,8 @@ class Located:
     config: dict[str, Any] | None = None
     """Its `config.json` or `moshi_lm_kwargs.json`."""
     config_name: str = ""
+    mimi_config: dict[str, Any] | None = None
+    """The codec's own configuration."""
 
 
 def locate(spec: str | os.PathLike[str], wanted: str = "lm") -> Located:
@@ -69,7 +73,8 @@ def locate(spec: str | os.PathLike[str], wanted: str = "lm") -> Located:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     config, name = read_config(path.parent)
-    return Located(str(path), weights=(path,), config=config, config_name=name)
+    codec = _read_mimi_config(path.parent, config)
+    return Located(str(path), weights=(path,), config=config, config_name=name, mimi_config=codec)
 
 
 def is_native(path: Path) -> bool:
@@ -111,7 +116,8 @@ def _locate_folder(folder: Path, wanted: str) -> Located:
         return Located(str(folder), native=folder)
     config, config_name = read_config(folder)
     settings = config or {}
-    located = Located(str(folder), config=config, config_name=config_name)
+    codec = _read_mimi_config(folder, config)
+    located = Located(str(folder), config=config, config_name=config_name, mimi_config=codec)
     if wanted == "lm" and (folder / INDEX_NAME).is_file():
         shards = sorted(set(read_json(folder / INDEX_NAME).get("weight_map", {}).values()))
         return dataclasses.replace(located, weights=tuple(folder / shard for shard in shards))
@@ -129,6 +135,15 @@ def _locate_folder(folder: Path, wanted: str) -> Located:
     if chosen is None and adapter is None:
         raise InputError(_nothing_found(folder, wanted))
     return dataclasses.replace(located, weights=(chosen,) if chosen else (), adapter=adapter)
+
+
+def _read_mimi_config(folder: Path, config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The codec's configuration: the file beside the weights that is one, or that `config` names."""
+    settings = config or {}
+    if is_mimi_kwargs(settings):
+        return dict(settings)
+    path = folder / str(settings.get("mimi_config_name") or MIMI_CONFIG_NAME)
+    return read_json(path) if path.is_file() else None
 
 
 def _kind(keys: list[str]) -> str | None:
@@ -177,6 +192,10 @@ def _locate_hub(text: str, wanted: str) -> Located:
             located = Located(text, config=read_json(path), config_name=candidate)
             break
     settings = located.config or {}
+    if settings.get("mimi_config_name") and (
+        path := _download(repo, settings["mimi_config_name"], revision, text)
+    ):
+        located = dataclasses.replace(located, mimi_config=read_json(path))
     named = name or settings.get("moshi_name" if wanted == "lm" else "mimi_name")
     names = [str(named)] if named else DEFAULT_NAMES[wanted]
     for candidate in names:
