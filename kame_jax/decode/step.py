@@ -59,7 +59,9 @@ def init_state(config: ModelConfig, batch: int, keys: jax.Array, dtype: jnp.dtyp
     """
     temporal = config.temporal
     if temporal.context is None:
-        raise ValueError("a model without `temporal.context` cannot stream: set the attention window in frames")
+        raise ValueError(
+            "a model without `temporal.context` cannot stream: set the attention window in frames"
+        )
     ring = jnp.full((batch, config.num_rows, config.max_delay + 2), streams.UNGENERATED_ID, jnp.int32)
     zeros = jnp.zeros((batch, temporal.num_heads, temporal.context, temporal.head_dim), dtype)
     # Distinct buffers, also from the caller's: the state is donated, which ends the life of what it holds.
@@ -122,9 +124,13 @@ def frame_step(
     column = jnp.where(start, jnp.array(streams.initial_ids(config)), present)
 
     oracle_column = None if oracle is None else oracle[:, None]
-    h, text_logits, caches = model.temporal_step(column[:, :, None], oracle_column, condition, state.caches, offset)
+    h, text_logits, caches = model.temporal_step(
+        column[:, :, None], oracle_column, condition, state.caches, offset
+    )
 
-    draws = jax.vmap(lambda key, step: jax.random.split(jax.random.fold_in(key, step), own))(state.keys, offset)
+    draws = jax.vmap(lambda key, step: jax.random.split(jax.random.fold_in(key, step), own))(
+        state.keys, offset
+    )
 
     def choose(row: int, token: jax.Array) -> jax.Array:
         if forced is None:
@@ -154,7 +160,12 @@ def frame_step(
 
 
 def _write(
-    ring: jax.Array, rows: jax.Array, grid_rows: jax.Array, slots: jax.Array, tokens: jax.Array, running: jax.Array
+    ring: jax.Array,
+    rows: jax.Array,
+    grid_rows: jax.Array,
+    slots: jax.Array,
+    tokens: jax.Array,
+    running: jax.Array,
 ) -> jax.Array:
     """Puts `tokens [batch, n]` into ring rows `grid_rows [n]` at `slots [batch, n]`, where the row runs."""
     old = ring[rows, grid_rows[None], slots]

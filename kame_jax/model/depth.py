@@ -64,7 +64,9 @@ class Depth(nnx.Module):
         )
         head_norm, stack = depth.head_norm, (self.codebooks,)
         self.head_norm = (
-            Norm(rngs, head_norm, depth.dim, stack=stack, stack_axes=("codebooks",), dtype=dtype) if head_norm else None
+            Norm(rngs, head_norm, depth.dim, stack=stack, stack_axes=("codebooks",), dtype=dtype)
+            if head_norm
+            else None
         )
         self.heads = Linear(
             rngs,

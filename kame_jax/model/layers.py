@@ -226,7 +226,9 @@ class Embedding(nnx.Module):
         self.weight = param(
             rngs, (*stack, entries, inner), (*stack_axes, "vocab", "embed"), truncated_normal(inner), dtype
         )
-        self.norm = Norm(rngs, "layer_norm", inner, stack=stack, stack_axes=stack_axes, dtype=dtype) if norm else None
+        self.norm = (
+            Norm(rngs, "layer_norm", inner, stack=stack, stack_axes=stack_axes, dtype=dtype) if norm else None
+        )
 
         def projection() -> Linear:
             axes = (*stack_axes, "embed_out", "embed")

@@ -58,7 +58,14 @@ class TransformerLayer(nnx.Module):
 
         def linear(out_shape: Sequence[int], in_shape: Sequence[int], axes: Axes) -> Linear:
             return Linear(
-                rngs, out_shape, in_shape, stack=lead, axes=(*lead_axes, *axes), init=init, dtype=dtype, lora=lora
+                rngs,
+                out_shape,
+                in_shape,
+                stack=lead,
+                axes=(*lead_axes, *axes),
+                init=init,
+                dtype=dtype,
+                lora=lora,
             )
 
         def norm() -> Norm:
@@ -178,7 +185,9 @@ class Transformer(nnx.Module):
             ValueError: the config has no context, so no ring is large enough.
         """
         if self.config.context is None:
-            raise ValueError("a transformer without a context cannot stream: set `context` to a number of steps")
+            raise ValueError(
+                "a transformer without a context cannot stream: set `context` to a number of steps"
+            )
         slots = capacity or self.config.context
         shape = (batch, self.config.num_heads, slots, self.config.head_dim)
         return [init_kv_cache(*shape, dtype) for _ in range(self.config.num_layers)]

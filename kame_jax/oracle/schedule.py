@@ -98,7 +98,9 @@ class OracleSchedule:
             row[start + 1 : stop] = answers[i][: stop - start - 1]
         return row
 
-    def play(self, ops: Iterable[OracleOp], length: int, capacity: int = 4096) -> tuple[np.ndarray, OracleState]:
+    def play(
+        self, ops: Iterable[OracleOp], length: int, capacity: int = 4096
+    ) -> tuple[np.ndarray, OracleState]:
         """The row a live session reads when these changes arrive: int32 `[length]`, and the state with its counts.
 
         Raises:
@@ -126,7 +128,12 @@ class OracleSchedule:
         return OracleState(jnp.full(capacity, self.pad_id, jnp.int32), zero - 1, zero, zero, zero, zero)
 
     def apply(
-        self, state: OracleState, step: jax.Array | int, op: jax.Array | int, tokens: jax.Array, count: jax.Array | int
+        self,
+        state: OracleState,
+        step: jax.Array | int,
+        op: jax.Array | int,
+        tokens: jax.Array,
+        count: jax.Array | int,
     ) -> OracleState:
         """Applies one change before step `step` reads; traceable, so that a jitted loop can take it.
 
@@ -140,8 +147,12 @@ class OracleSchedule:
         started = (op != OPS.index("clear")) & ((op == OPS.index("replace")) | (state.next < 0))
         wiped = started | (op == OPS.index("clear"))
         state = self._wipe(state, step, wiped)
-        state = self._write(state, step, jnp.full(1, self.start_id, jnp.int32), started.astype(jnp.int32), step)
-        begin = jnp.where(started, step + 1, state.next if self.late == "drop" else jnp.maximum(state.next, step))
+        state = self._write(
+            state, step, jnp.full(1, self.start_id, jnp.int32), started.astype(jnp.int32), step
+        )
+        begin = jnp.where(
+            started, step + 1, state.next if self.late == "drop" else jnp.maximum(state.next, step)
+        )
         count = jnp.where(op == OPS.index("clear"), 0, count)
         state = self._write(state, step, tokens, count, begin)
         return state._replace(next=jnp.where(op == OPS.index("clear"), -1, begin + count).astype(jnp.int32))
@@ -162,7 +173,12 @@ class OracleSchedule:
         )
 
     def _write(
-        self, state: OracleState, step: jax.Array | int, tokens: jax.Array, count: jax.Array, begin: jax.Array | int
+        self,
+        state: OracleState,
+        step: jax.Array | int,
+        tokens: jax.Array,
+        count: jax.Array,
+        begin: jax.Array | int,
     ) -> OracleState:
         capacity = state.line.shape[0]
         index = jnp.arange(tokens.shape[0])
@@ -188,5 +204,7 @@ def sorted_ops(ops: Iterable[OracleOp]) -> list[OracleOp]:
         if op.op not in OPS:
             raise ValueError(f"oracle change {index} has op {op.op!r}, expected one of {', '.join(OPS)}")
         if op.step < 0 or (index and op.step < result[index - 1].step):
-            raise ValueError(f"oracle change {index} is at step {op.step}: steps start at 0 and never go backwards")
+            raise ValueError(
+                f"oracle change {index} is at step {op.step}: steps start at 0 and never go backwards"
+            )
     return result

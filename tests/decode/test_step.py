@@ -37,7 +37,9 @@ def step():
 
 
 def user_codes(batch, seed=1):
-    return np.array(jax.random.randint(jax.random.key(seed), (batch, FRAMES, CONFIG.num_user_rows), 0, CONFIG.card))
+    return np.array(
+        jax.random.randint(jax.random.key(seed), (batch, FRAMES, CONFIG.num_user_rows), 0, CONFIG.card)
+    )
 
 
 def oracle_tokens(batch, seed=2):

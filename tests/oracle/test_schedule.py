@@ -65,7 +65,11 @@ def test_tokens_beyond_the_capacity_are_counted():
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 30), st.sampled_from(["replace", "append"]), st.lists(st.integers(10, 80), max_size=9)),
+        st.tuples(
+            st.integers(0, 30),
+            st.sampled_from(["replace", "append"]),
+            st.lists(st.integers(10, 80), max_size=9),
+        ),
         max_size=8,
     )
 )

@@ -1,0 +1,247 @@
+"""`kame-jax stream`: a recording or its codes in, the model's reply out, on the 80 ms clock of a live session."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kame_jax.cli.common import add_common, emit, log
+from kame_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+    from kame_jax.decode import Sampling
+    from kame_jax.model import LM
+    from kame_jax.oracle import OracleOp
+
+REPORT_SECONDS = 5.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `stream` to the command line."""
+    parser = subparsers.add_parser(
+        "stream",
+        help="a recording in, the model's reply out",
+        description=f"{__doc__} Without --checkpoint and --user: the bundled tiny model answers a bundled question.",
+    )
+    add = parser.add_argument
+    add(
+        "--checkpoint", metavar="CKPT", help="file, folder or hf://org/repo (default: the bundled tiny model)"
+    )
+    add("--user", metavar="IN", help="sound file, or .npz with user_audio (default: a bundled question)")
+    add("--out", metavar="OUT", default="reply.wav", help=".wav, or .npz for codes (default: %(default)s)")
+    add("--oracle", metavar="LOG", help="oracle log, JSON lines; without it the oracle stays idle")
+    add("--channel", default="mix", help='of a sound file: 0, 1, ..., "left", "right" or "mix" (default)')
+    add("--codec", metavar="MIMI", help="Mimi's weights (default: those beside the checkpoint)")
+    add("--tokenizer", metavar="FILE", help="SentencePiece model (default: the one beside the checkpoint)")
+    add("--picture", metavar="PNG", help="draw the four streams (sound only)")
+    add("--greedy", action="store_true", help="the most likely tokens instead of sampling")
+    add("--text-temperature", type=float, default=0.7, help="default: %(default)s")
+    add("--text-top-k", type=int, default=25, help="default: %(default)s")
+    add("--audio-temperature", type=float, default=0.8, help="default: %(default)s")
+    add("--audio-top-k", type=int, default=250, help="default: %(default)s")
+    add("--seed", type=int, default=4242, help="of the sampling (default: %(default)s)")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: the checkpoint's)")
+    late = "oracle tokens that come after their frame: read next, or never, as the reference has it (default: queue)"
+    add("--late", choices=("queue", "drop"), default="queue", help=late)
+    add_common(parser)
+    parser.set_defaults(func=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Answer a recording."""
+    from kame_jax.config import MimiConfig
+    from kame_jax.interop import load_checkpoint
+    from kame_jax.interop.beside import find_tokenizer
+    from kame_jax.oracle.text import load_tokenizer
+
+    if not args.checkpoint:
+        from kame_jax.assets import TINY
+
+        args.checkpoint = str(TINY)
+    bundled = args.user is None
+    if bundled:
+        from kame_jax.data.sample import ROOT, sample_entries
+
+        entry = sample_entries("heldout")[0]
+        args.user, args.channel = str(next((ROOT / "audio").glob(f"{entry.id}.*"))), "right"
+    sound = not args.user.endswith(".npz")
+    if Path(args.out).suffix != (".wav" if sound else ".npz"):
+        raise InputError(
+            f"{args.out}: the name must end in {'.wav' if sound else '.npz'}, as IN is {args.user}"
+        )
+    for path in (args.out, args.picture):
+        if path and not Path(path).absolute().parent.is_dir():
+            raise InputError(f"{path}: its folder does not exist")
+    settings = _settings(args)
+    # Codes with an oracle log of token ids need no tokenizer, and a model for them may have none.
+    tokenizer = (
+        load_tokenizer(args.tokenizer or find_tokenizer(args.checkpoint)) if sound or args.tokenizer else None
+    )
+    config, model = load_checkpoint(args.checkpoint, dtype=args.dtype)
+    assert not isinstance(config, MimiConfig)
+    ops = (
+        _bundled_ops(entry.id, tokenizer)
+        if bundled and not args.oracle
+        else _read_ops(args, tokenizer, model)
+    )
+    if ops and config.oracle == "none":
+        raise InputError(f"{args.checkpoint}: this model has no oracle embedding, and an oracle was given")
+    result = _sound(args, model, settings, tokenizer, ops) if sound else _codes(args, model, settings, ops)
+    if bundled:
+        result = {"question": entry.question, "oracle": entry.answer.text} | result
+    emit(args, result)
+
+
+def _settings(args: argparse.Namespace) -> Sampling:
+    from kame_jax.decode import greedy, sampling
+
+    if args.greedy:
+        return greedy(1)
+    try:
+        return sampling(
+            1,
+            text_temperature=args.text_temperature,
+            text_top_k=args.text_top_k,
+            audio_temperature=args.audio_temperature,
+            audio_top_k=args.audio_top_k,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _read_ops(
+    args: argparse.Namespace, tokenizer: SentencePieceProcessor | None, model: LM
+) -> list[OracleOp]:
+    from kame_jax.decode.offline import read_oracle_log
+
+    return read_oracle_log(args.oracle, tokenizer, model.config.text_card) if args.oracle else []
+
+
+def _bundled_ops(name: str, tokenizer: SentencePieceProcessor) -> list[OracleOp]:
+    """The oracle of a bundled dialogue, as its recording has it."""
+    from kame_jax.data.dialogue import read_dialogue
+    from kame_jax.data.sample import ROOT
+    from kame_jax.oracle import OracleOp
+    from kame_jax.oracle.text import encode_oracle
+
+    records = read_dialogue(ROOT, name).oracle or []
+    return [
+        OracleOp(
+            int(r["timestamp_ms"] * 12.5 / 1000), "replace", tuple(encode_oracle(tokenizer, r["prediction"]))
+        )
+        for r in records
+    ]
+
+
+def _oracle_row(
+    args: argparse.Namespace, model: LM, ops: list[OracleOp], steps: int
+) -> tuple[np.ndarray | None, Any]:
+    from kame_jax.oracle import OracleSchedule
+
+    config = model.config
+    if config.oracle == "none":
+        return None, None
+    schedule = OracleSchedule(config.text_card, config.text_padding_id, late=args.late)
+    row, state = schedule.play(ops, steps)
+    return row[None], state
+
+
+def _codes(args: argparse.Namespace, model: LM, settings: Sampling, ops: list[OracleOp]) -> dict[str, Any]:
+    """Codes in, codes out: exactly the frames that the reference's `LMGen` returns."""
+    import jax
+
+    from kame_jax.codec.audio import write_whole
+    from kame_jax.decode.offline import generate
+
+    user = _read_codes(args.user, model)
+    oracle, state = _oracle_row(args, model, ops, user.shape[1])
+    started = time.perf_counter()
+    keys = jax.random.split(jax.random.key(args.seed), 1)
+    tokens = generate(model, user[None], oracle, settings, keys, progress=_reporter())[0]
+    wall = time.perf_counter() - started
+    write_whole(args.out, lambda file: np.savez(file, text=tokens[0], audio=tokens[1:]))
+    return _result(args, tokens.shape[1], wall, state)
+
+
+def _read_codes(path: str, model: LM) -> np.ndarray:
+    rows, card = model.config.num_user_rows, model.config.card
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            user = file["user_audio"]
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read as an .npz with user_audio: {error}") from None
+    if user.ndim != 2 or user.shape[0] != rows or not np.issubdtype(user.dtype, np.integer):
+        raise InputError(
+            f"{path}: user_audio is {user.dtype} {list(user.shape)}, expected integers [{rows}, frames]"
+        )
+    if user.size and (user.min() < 0 or user.max() > card):
+        raise InputError(f"{path}: codes run from {user.min()} to {user.max()}, expected 0 to {card}")
+    return user.astype(np.int32)
+
+
+def _sound(
+    args: argparse.Namespace,
+    model: LM,
+    settings: Sampling,
+    tokenizer: SentencePieceProcessor,
+    ops: list[OracleOp],
+) -> dict[str, Any]:
+    """Sound in, sound of the same length out; model frame t lies beside user frame t."""
+    import jax
+
+    from kame_jax.codec import mimi as codec
+    from kame_jax.codec.audio import read_audio, write_audio
+    from kame_jax.codec.recording import decode_recording, encode_recording
+    from kame_jax.decode.offline import reply
+    from kame_jax.interop import load_mimi
+    from kame_jax.interop.beside import find_codec
+    from kame_jax.oracle.text import decode_text
+
+    config = model.config
+    mimi = load_mimi(args.codec or find_codec(args.checkpoint))[1]
+    mimi = codec.prepare(mimi, max(config.num_user_rows, config.dep_q))
+    audio = read_audio(args.user, mimi.config.sample_rate, args.channel)
+    log(f"{args.user}: {len(audio) / mimi.config.sample_rate:.2f} s")
+    started = time.perf_counter()
+    user = encode_recording(mimi, audio[None], codebooks=config.num_user_rows)
+    silence = encode_recording(
+        mimi, np.zeros((1, mimi.config.frame_size), np.float32), codebooks=config.num_user_rows
+    )
+    oracle, state = _oracle_row(args, model, ops, user.shape[2])
+    keys = jax.random.split(jax.random.key(args.seed), 1)
+    tokens = reply(model, user, silence[0, :, 0], oracle, settings, keys, progress=_reporter())[0]
+    own = decode_recording(mimi, tokens[None, 1:])[0][: len(audio)]
+    wall = time.perf_counter() - started
+    write_audio(args.out, own, mimi.config.sample_rate)
+    if args.picture:
+        from kame_jax.picture import conversation
+
+        conversation(args.picture, tokenizer, mimi.config, config, audio, own, tokens[0], oracle)
+    said = decode_text(tokenizer, tokens[0])
+    return {"said": said} | _result(args, tokens.shape[1], wall, state)
+
+
+def _result(args: argparse.Namespace, frames: int, wall: float, state: Any) -> dict[str, Any]:
+    result = {"output": args.out, "frames": frames, "wall_seconds": round(wall, 2)}
+    if state is not None:
+        names = ("read", "erased", "late", "overflow")
+        result |= {f"oracle_tokens_{name}": int(getattr(state, name)) for name in names}
+    return result
+
+
+def _reporter() -> Any:
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > REPORT_SECONDS:
+            last = time.monotonic()
+            log(f"frame {done} of {total}")
+
+    return report

@@ -1,0 +1,162 @@
+"""The picture of a conversation: user, oracle, inner monologue and own voice over one time axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sentencepiece import SentencePieceProcessor
+
+from kame_jax.config import MimiConfig, ModelConfig
+
+INK, MUTED = "#1f2430", "#9aa3b2"
+USER, ORACLE, TEXT, OWN = "#3b6ea8", "#b5651d", "#2d7d5a", "#7a4fa3"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A word or token on the time axis."""
+
+    time: float
+    """Seconds."""
+    text: str
+    start: bool = False
+    """It opens a new oracle answer."""
+
+
+def conversation(
+    path: str | Path,
+    tokenizer: SentencePieceProcessor,
+    codec: MimiConfig,
+    config: ModelConfig,
+    user: np.ndarray,
+    own: np.ndarray,
+    text: np.ndarray,
+    oracle: np.ndarray | None,
+    *,
+    title: str = "",
+    user_words: Sequence[Mark] = (),
+) -> Path:
+    """Draws a conversation from its tokens, frame t of each row at t / frame rate seconds.
+
+    Args:
+        path: the PNG to write.
+        tokenizer: of both text rows.
+        codec: gives sample rate and frame rate.
+        config: gives the ids that are no words.
+        user: float32 `[samples]`.
+        own: float32 `[samples]`.
+        text: int32 `[frames]`, the inner monologue.
+        oracle: int32 `[frames]`, or None.
+        title: said above.
+        user_words: what the user says, where it is known.
+    """
+    silent = {config.text_padding_id, config.text_end_padding_id}
+
+    def marks(row: np.ndarray) -> list[Mark]:
+        found = []
+        for frame, token in enumerate(row.tolist()):
+            if token == config.text_card:
+                found.append(Mark(frame / codec.frame_rate, "", start=True))
+            elif token not in silent and 0 <= token < tokenizer.vocab_size():
+                piece = tokenizer.id_to_piece(token).replace("\u2581", "")
+                found.append(Mark(frame / codec.frame_rate, piece))
+        return found
+
+    return four_streams(
+        path,
+        title=title,
+        user=user,
+        own=own,
+        oracle=[] if oracle is None else marks(np.ravel(oracle)),
+        text=marks(text),
+        user_words=user_words,
+        sample_rate=codec.sample_rate,
+    )
+
+
+def four_streams(
+    path: str | Path,
+    *,
+    title: str,
+    user: np.ndarray,
+    own: np.ndarray,
+    oracle: Sequence[Mark],
+    text: Sequence[Mark],
+    user_words: Sequence[Mark] = (),
+    sample_rate: int = 24_000,
+) -> Path:
+    """Draws the four streams to a PNG.
+
+    Args:
+        path: the file to write.
+        title: said above.
+        user: float32 `[samples]`, the user's audio.
+        own: float32 `[samples]`, the model's audio.
+        oracle: oracle tokens at the time they are read.
+        text: words of the inner monologue at the time they are said.
+        user_words: what the user says, where it is known.
+        sample_rate: of both recordings, samples a second.
+
+    Returns:
+        `path`.
+    """
+    matplotlib.use("Agg")
+    seconds = max(len(user), len(own), 1) / sample_rate
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    axes = figure.subplots(4, 1, sharex=True, height_ratios=[1.15, 1, 1, 1.15])
+    _waveform(axes[0], user, sample_rate, USER, "user audio", user_words)
+    _tokens(axes[1], oracle, ORACLE, "oracle", seconds)
+    _tokens(axes[2], text, TEXT, "inner\nmonologue", seconds)
+    _waveform(axes[3], own, sample_rate, OWN, "own audio", ())
+    axes[0].set_title(title, loc="left", fontsize=11, color=INK)
+    axes[3].set_xlabel("seconds", color=INK)
+    axes[3].set_xlim(0, seconds)
+    figure.savefig(path, dpi=130)
+    return Path(path)
+
+
+def _frame(axis: Axes, name: str, colour: str) -> None:
+    axis.set_ylabel(name, rotation=0, ha="right", va="center", color=colour, fontsize=10)
+    axis.set_yticks([])
+    axis.tick_params(colors=MUTED)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    axis.spines["bottom"].set_color(MUTED)
+
+
+def _waveform(
+    axis: Axes, audio: np.ndarray, rate: int, colour: str, name: str, words: Sequence[Mark]
+) -> None:
+    _frame(axis, name, colour)
+    # One min-max pair a pixel says as much as every sample, at a fraction of the drawing time.
+    columns = 1400
+    size = max(1, -(-len(audio) // columns))
+    folded = np.pad(audio, (0, -len(audio) % size)).reshape(-1, size)
+    times = np.arange(len(folded)) * size / rate
+    peak = max(float(np.abs(audio).max(initial=0.0)), 1e-4)
+    axis.fill_between(times, folded.min(1) / peak, folded.max(1) / peak, color=colour, linewidth=0.4)
+    axis.set_ylim(-1.1, 2.0 if words else 1.1)
+    for word in words:
+        axis.text(word.time, 1.35, word.text, fontsize=8, color=INK, ha="left")
+
+
+def _tokens(axis: Axes, marks: Sequence[Mark], colour: str, name: str, seconds: float) -> None:
+    _frame(axis, name, colour)
+    axis.set_ylim(0, 1)
+    # Tokens come every 80 ms, closer than words are wide: they take turns on rows.
+    rows, width = 4, seconds * 0.0072
+    free = [-1.0] * rows
+    for mark in marks:
+        if mark.start:
+            axis.axvline(mark.time, color=colour, linewidth=1.2, alpha=0.8)
+            continue
+        row = next((r for r in range(rows) if free[r] <= mark.time), int(np.argmin(free)))
+        free[row] = mark.time + width * (len(mark.text) + 1)
+        axis.text(mark.time, 0.82 - 0.22 * row, mark.text, fontsize=8, color=colour, va="center")
+        axis.plot([mark.time], [0.02], "|", color=colour, markersize=5)
