@@ -15,6 +15,7 @@ FLOORS = {
     "errors": 0,
     "config": 1,
     "streams": 1,
+    "picture": 1,
     "oracle": 2,
     "model": 2,
     "codec": 2,
