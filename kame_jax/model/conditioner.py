@@ -1,6 +1,7 @@
 """Sum conditioning: one learnt vector added to every frame (Hibiki's quality label, for example).
 
-Semantics: kyutai-labs/moshi `conditioners/base.py`, `conditioners/text.py`, `conditioners/tensors.py`. KAME itself has no condition.
+Semantics: kyutai-labs/moshi `conditioners/base.py`, `conditioners/text.py`, `conditioners/tensors.py`.
+KAME itself has no condition.
 """
 
 from __future__ import annotations

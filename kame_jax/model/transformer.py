@@ -104,7 +104,7 @@ class TransformerLayer(nnx.Module):
         return self.add_feed_forward(x, self.feed_forward(self.mlp_in(self.norm2(x)), self.mlp_out)), cache
 
     def qkv(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Projects `x [batch, steps, dim]` to rotated queries, keys and values, each `[batch, steps, heads, head_dim]`."""
+        """Rotated queries, keys and values of `x [batch, steps, dim]`, each `[batch, steps, heads, head_dim]`."""
         return self.rotate(self.attn_in(x), positions)
 
     def rotate(self, qkv: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

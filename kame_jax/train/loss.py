@@ -118,7 +118,8 @@ def total_loss(parts: Parts, weights: LossConfig, counts: dict[str, jax.Array] |
     """Text plus audio loss.
 
     Text is the mean over spoken ids plus `text_padding_weight` times the mean over padding; audio the mean over all
-    audio tokens, a semantic one weighing `semantic_weight` and an acoustic one `acoustic_weight`. A part without tokens adds nothing.
+    audio tokens, a semantic one weighing `semantic_weight` and an acoustic one `acoustic_weight`. A part without tokens
+    adds nothing.
 
     Args:
         parts: of one micro-batch, or summed over several.
