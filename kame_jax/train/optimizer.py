@@ -53,7 +53,7 @@ def _rate(config: OptimizerConfig, steps: int, peak: float) -> Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The update rule for a tree of weights (nested dictionaries): the gradient's global norm clipped, then AdamW by group.
+    """The update rule for a tree of weights: the gradient's global norm clipped, then AdamW by group.
 
     Args:
         config: rates, moments, decay and clipping.

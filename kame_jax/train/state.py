@@ -1,6 +1,6 @@
 """What a training step reads and writes: weights, optimizer state and step count, and where they live on the mesh.
 
-Weights are nested dictionaries by our names, the form that checkpoints are saved in; `bind` puts them back into the model.
+Weights are nested dictionaries by our names, the form that checkpoints are saved in; `bind` puts them into the model.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def init_params(config: ModelConfig, seed: int, mesh: Mesh) -> Params:
     def init() -> Params:
         return params_of(LM(config, rngs=nnx.Rngs(seed)))
 
-    return jax.jit(init, out_shardings=param_shardings(abstract_model(config), mesh))()
+    # A random generator is much code for XLA to optimise and runs once: on a CPU that takes six times as long as this.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    options = quick if mesh.devices.flat[0].platform == "cpu" else None
+    return jax.jit(init, out_shardings=param_shardings(abstract_model(config), mesh), compiler_options=options)()
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, places: TrainState) -> TrainState:
