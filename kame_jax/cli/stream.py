@@ -55,7 +55,6 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Answer a recording."""
-    from kame_jax.config import MimiConfig
     from kame_jax.interop import load_checkpoint
     from kame_jax.interop.beside import find_tokenizer
     from kame_jax.oracle.text import load_tokenizer
@@ -79,23 +78,20 @@ def _run(args: argparse.Namespace) -> None:
         if path and not Path(path).absolute().parent.is_dir():
             raise InputError(f"{path}: its folder does not exist")
     settings = _settings(args)
-    # Codes with an oracle log of token ids need no tokenizer, and a model for them may have none.
-    tokenizer = (
-        load_tokenizer(args.tokenizer or find_tokenizer(args.checkpoint)) if sound or args.tokenizer else None
-    )
     config, model = load_checkpoint(args.checkpoint, dtype=args.dtype)
-    assert not isinstance(config, MimiConfig)
-    ops = (
-        _bundled_ops(entry.id, tokenizer)
-        if bundled and not args.oracle
-        else _read_ops(args, tokenizer, model)
-    )
-    if ops and config.oracle == "none":
+    if args.oracle and config.oracle == "none":
         raise InputError(f"{args.checkpoint}: this model has no oracle embedding, and an oracle was given")
-    result = _sound(args, model, settings, tokenizer, ops) if sound else _codes(args, model, settings, ops)
-    if bundled:
-        result = {"question": entry.question, "oracle": entry.answer.text} | result
-    emit(args, result)
+    if not sound:
+        # Codes and token ids need no tokenizer, and a model for them may come without one.
+        known = load_tokenizer(args.tokenizer) if args.tokenizer else None
+        emit(args, _codes(args, model, settings, _read_ops(args, known, model)))
+        return
+    tokenizer = load_tokenizer(args.tokenizer or find_tokenizer(args.checkpoint))
+    if bundled and not args.oracle:
+        result = _sound(args, model, settings, tokenizer, _bundled_ops(entry.id, tokenizer))
+        emit(args, {"question": entry.question, "oracle": entry.answer.text} | result)
+    else:
+        emit(args, _sound(args, model, settings, tokenizer, _read_ops(args, tokenizer, model)))
 
 
 def _settings(args: argparse.Namespace) -> Sampling:
@@ -130,7 +126,7 @@ def _bundled_ops(name: str, tokenizer: SentencePieceProcessor) -> list[OracleOp]
     from kame_jax.oracle import OracleOp
     from kame_jax.oracle.text import encode_oracle
 
-    records = read_dialogue(ROOT, name).oracle or []
+    records: Any = read_dialogue(ROOT, name).oracle or []
     return [
         OracleOp(
             int(r["timestamp_ms"] * 12.5 / 1000), "replace", tuple(encode_oracle(tokenizer, r["prediction"]))

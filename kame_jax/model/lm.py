@@ -56,18 +56,16 @@ class LM(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype or param_dtype)
         temporal, dim = config.temporal, config.temporal.dim
-        text = {
-            "demux": config.demux_text,
-            "norm": config.norm_emb,
-            "dtype": param_dtype,
-            "lora": config.lora,
-        }
-        self.text_emb = Embedding(rngs, config.text_card + 1, dim, **text)
+
+        def text_table() -> Embedding:
+            entries, demux, norm = config.text_card + 1, config.demux_text, config.norm_emb
+            return Embedding(rngs, entries, dim, demux=demux, norm=norm, dtype=param_dtype, lora=config.lora)
+
+        self.text_emb = text_table()
         self.audio_emb = Embedding(
             rngs, config.card + 1, dim, stack=(config.n_q,), norm=config.norm_emb, dtype=param_dtype
         )
-        separate = config.oracle == "separate"
-        self.oracle_emb = Embedding(rngs, config.text_card + 1, dim, **text) if separate else None
+        self.oracle_emb = text_table() if config.oracle == "separate" else None
         self.temporal = Transformer(
             rngs, temporal, init=truncated_normal, dtype=param_dtype, lora=config.lora
         )
