@@ -138,6 +138,20 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class DropoutConfig:
+    """What the temporal transformer does not get to read in training. All 0 by default."""
+
+    text_token: Fraction = 0.0
+    """Probability of an ordinary text token to read as padding (kame_finetune's `text_token_dropout`)."""
+    text: Fraction = 0.0
+    """Probability of a sample to read no text at all (`text_emb_dropout`)."""
+    semantic: Fraction = 0.0
+    """Probability of a sample not to read the model's own semantic codebook (`semantic_emb_dropout`)."""
+    user: Fraction = 0.0
+    """Probability of a sample not to hear the user at all."""
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a linear warm-up, then a constant learning rate or a cosine."""
 
@@ -196,6 +210,7 @@ class RunConfig:
     oracle: OracleConfig = OracleConfig()
     train: TrainConfig = TrainConfig()
     loss: LossConfig = LossConfig()
+    dropout: DropoutConfig = DropoutConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
 

@@ -17,7 +17,8 @@ from kame_jax.streams import ZERO_ID
 
 Batch = dict[str, jax.Array]
 """`inputs` and `labels` int32 `[batch, rows, length]` (model columns; -1 in labels does not count), `oracle` int32
-`[batch, length]`. Column t predicts the labels of column t + 1."""
+`[batch, length]`; optionally `heard`, what the temporal transformer reads in place of `inputs` (`dropout.py`). Column t
+predicts the labels of column t + 1."""
 
 
 class Part(NamedTuple):
@@ -50,7 +51,8 @@ def loss_parts(model: LM, batch: Batch, *, use_oracle: bool = True, remat: bool 
     config = model.config
     inputs, labels = batch["inputs"], batch["labels"]
     oracle = batch["oracle"][:, :-1] if use_oracle and config.oracle != "none" else None
-    h, text_logits = model.temporal_forward(inputs[:, :, :-1], oracle, remat=remat)
+    heard = batch.get("heard", inputs)
+    h, text_logits = model.temporal_forward(heard[:, :, :-1], oracle, remat=remat)
     loss, correct = cross_entropy(text_logits[:, None], labels[:, :1, 1:])
     if model.depth is not None:
         audio_logits = model.depth_forward(inputs[:, :, 1:], h, remat)
