@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import kame_jax.assets.dialogues as assets
 
@@ -26,38 +27,47 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A question of speaker B and the answer of speaker A."""
+
+    form: str
+    """"plain", "revised" (the oracle changes its mind while A speaks) or "unknown" (no oracle comes)."""
+    question: str
+    answer: Answer
+    """What A says."""
+    alternative: Answer | None
+    """Another answer of the same form with three other facts (held-out dialogues)."""
+
+
+@dataclass(frozen=True)
 class SampleEntry:
     """One bundled dialogue, from the manifest."""
 
     id: str
     split: str
     """"train" or "heldout"."""
-    form: str
-    """"plain", "revised" (the oracle changes its mind while A speaks) or "unknown" (no oracle)."""
-    question: str
-    answer: Answer
-    """What A says."""
-    alternative: Answer | None
-    """Another answer of the same form with other facts (held-out dialogues)."""
+    turns: tuple[Turn, ...]
+    """Three in training, one held out."""
 
 
 def sample_entries(split: str | None = None) -> list[SampleEntry]:
     """The bundled dialogues, or those of one split ("train", "heldout")."""
     manifest = json.loads((ROOT / "manifest.json").read_text(encoding="utf-8"))
-    entries = []
-    for item in manifest["dialogues"]:
-        other = item.get("alternative")
-        entries.append(
-            SampleEntry(
-                item["id"],
-                item["split"],
-                item["form"],
-                item["question"],
-                Answer(item["answer"], tuple(item["facts"])),
-                Answer(other["answer"], tuple(other["facts"])) if other else None,
-            )
-        )
+    entries = [
+        SampleEntry(item["id"], item["split"], tuple(_turn(turn) for turn in item["turns"]))
+        for item in manifest["dialogues"]
+    ]
     return [e for e in entries if split is None or e.split == split]
+
+
+def _turn(item: dict[str, Any]) -> Turn:
+    other = item.get("alternative")
+    return Turn(
+        item["form"],
+        item["question"],
+        Answer(item["answer"], tuple(item["facts"])),
+        Answer(other["answer"], tuple(other["facts"])) if other else None,
+    )
 
 
 def fact_words() -> dict[str, tuple[str, ...]]:

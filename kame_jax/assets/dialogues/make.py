@@ -12,7 +12,7 @@ import json
 import random
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,39 +22,45 @@ import sentencepiece
 import soundfile
 import soxr
 
-from kame_jax.oracle.simulate import Request, Word, hint_level, simulate_oracle, words_to_json
+from kame_jax.oracle.simulate import CHANNELS, Request, Word, hint_level, simulate_oracle, words_to_json
 
 SEED = 20260
 RATE = 24_000
 FRAME = 0.08
-PER_QUESTION = 7
-REVISED, UNKNOWN = 36, 12
+TICK = 0.5
+"""Seconds between two oracle requests."""
+EXCHANGES = 3
+"""Questions of a training dialogue; a held-out one has one."""
+PER_QUESTION = 12
+"""Times each question is asked in training."""
+REVISED, UNKNOWN = 60, 16
+HELD_OUT_WORDS = 2
+"""Fact words of each slot that never go with a question in training."""
 OPUS_COMPRESSION = 0.995
-VOICES = {"A": (b"en-gb+m3", 170, 45), "B": (b"en-us+f3", 190, 60)}
+VOICES = {"A": (b"en-gb+m3", 175, 45), "B": (b"en-us+f3", 195, 60)}
 
 SLOTS = {
-    "name": "Martha Oliver Sofia Victor Emily Daniel Laura Henry Nora Peter".split(),
-    "city": "Rome Tokyo Paris Boston Cairo Madrid Oslo Lima Berlin Dublin".split(),
-    "colour": "red green blue yellow purple silver orange brown golden black".split(),
-    "hour": "two three four five six seven eight nine ten eleven".split(),
+    "name": "Martha Oliver Sofia Victor Emily Daniel Laura Henry".split(),
+    "city": "Rome Tokyo Paris Boston Cairo Madrid Oslo Lima".split(),
+    "colour": "red green blue yellow purple silver orange brown".split(),
 }
 THINGS = "parcel key coat lamp ticket violin".split()
 KINDS = {
     "who": (
-        ("Who has the {thing}", "Please tell me who took the {thing}", "Do you know who has my {thing}"),
-        "{name} from {city} at {hour}",
+        ("Who has the {thing}", "Who took the {thing}", "Tell me who has my {thing}"),
+        "{name} from {city} in {colour}",
     ),
     "where": (
-        ("Where is the {thing}", "Please tell me where the {thing} is", "Do you know where my {thing} went"),
-        "In {city} with {name} at {hour}",
+        ("Where is the {thing}", "Where did my {thing} go", "Tell me where the {thing} is"),
+        "In {city} with {name} in {colour}",
     ),
     "which": (
-        ("Which one is the {thing}", "Please tell me which {thing} is mine", "Do you know which {thing} came"),
-        "The {colour} one in {city} with {name}",
+        ("Which one is the {thing}", "Which {thing} is mine", "Tell me which {thing} came"),
+        "The {colour} one with {name} in {city}",
     ),
-    "when": (
-        ("When will the {thing} come", "Please tell me when the {thing} leaves", "Do you know when my {thing} is here"),
-        "At {hour} by the {colour} door in {city}",
+    "how": (
+        ("How did the {thing} come", "How will the {thing} get here", "Tell me how my {thing} went"),
+        "From {city} in {colour} with {name}",
     ),
 }
 UNKNOWN_ANSWERS = ("Nobody told me", "Sorry nobody told me")
@@ -154,87 +160,120 @@ class Question:
         return KINDS[self.kind][1].format(**dict(zip(self.slots, facts, strict=True)))
 
 
-def guesser(question: Question, facts: Sequence[str], rng: random.Random) -> Callable[[Request], str]:
-    """Predictor of the sample: silent at level 0, then guesses with more and more facts right, the truth at level 5."""
+@dataclass(frozen=True)
+class Exchange:
+    """A question and its answer within a dialogue; times in seconds from the dialogue's start."""
 
-    def predict(request: Request) -> str:
+    question: Question
+    form: str
+    """"plain", "revised" (the oracle changes its mind while A speaks) or "unknown" (no oracle comes)."""
+    asked: str
+    said: str
+    facts: tuple[str, ...]
+    """What A says, slot by slot."""
+    first: tuple[str, ...]
+    """What the oracle says first: the same, unless revised."""
+    other: tuple[str, ...]
+    """Other facts: what a revised oracle says in the end, or what a test may let it say."""
+    change: int
+    """Slot from which on a revised answer follows `other`."""
+    words: tuple[Word, ...]
+    clips: tuple[tuple[str, int, np.ndarray], ...]
+    """Speaker, first sample and samples."""
+
+    def guess(self, request: Request, rng: random.Random) -> str:
+        """The oracle of the sample: silent at level 0, then with more and more facts right, the truth at level 5."""
         level = hint_level(request.ratio)
+        if request.next_speaker == "B":
+            return request.hint if level == 5 else ""
+        if level == 0 or self.form == "unknown":
+            return ""
         if level == 5:
             return request.hint
-        guess = question.facts(rng, avoid=facts)
-        right = set(rng.sample(range(len(facts)), max(0, level - 2)))
-        return question.answer([facts[i] if i in right else g for i, g in enumerate(guess)]) if level else ""
-
-    return predict
+        guess = self.question.facts(rng, avoid=self.facts)
+        right = set(rng.sample(range(len(guess)), max(0, level - 2)))
+        return self.question.answer([self.facts[i] if i in right else g for i, g in enumerate(guess)])
 
 
-def dialogue(name: str, question: Question, form: str, split: str, rng: random.Random, speak: Espeak):
-    """Audio [samples, 2], words, oracle records and manifest entry of one dialogue; form: plain, revised or unknown."""
+def exchange(question: Question, form: str, held_out: bool, begin: float, rng: random.Random, speak: Espeak) -> Exchange:
+    """Speaks one exchange that begins at `begin`; A answers just after the oracle has heard the whole question."""
     asked = rng.choice(KINDS[question.kind][0]).format(thing=question.thing)
-    first = question.facts(rng, held_out=split == "heldout")
-    other = question.facts(rng, held_out=split == "heldout", avoid=first)
-    change = rng.choice((1, 2)) if form == "revised" else 0
-    facts = first[:change] + other[change:] if form == "revised" else first
+    first = question.facts(rng, held_out=held_out)
+    other = question.facts(rng, held_out=held_out, avoid=first)
+    change = rng.randrange(1, len(first)) if form == "revised" else len(first)
+    facts = [*first[:change], *other[change:]]
     said = rng.choice(UNKNOWN_ANSWERS) if form == "unknown" else question.answer(facts)
-
-    question_audio, question_times = speak(asked, "B")
-    answer_audio, answer_times = speak(said, "A")
-    begin = rng.uniform(0.1, 0.5)
-    known = 0.5 * -(-(begin + question_times[-1][1]) // 0.5)
+    asked_audio, asked_times = speak(asked, "B")
+    said_audio, said_times = speak(said, "A")
+    known = TICK * -(-(begin + asked_times[-1][1]) // TICK)
     reply = known + rng.uniform(0.28, 0.44)
-    length = round((reply + answer_times[-1][1] + rng.uniform(0.3, 0.5)) / FRAME) * round(FRAME * RATE)
-    audio = np.zeros((length, 2), np.float32)
-    starts = {"A": round(reply * RATE), "B": round(begin * RATE)}
-    words = []
-    for speaker, samples, text, times in (
-        ("B", question_audio, asked, question_times),
-        ("A", answer_audio, said, answer_times),
+    words, clips = [], []
+    for speaker, audio, text, times, start in (
+        ("B", asked_audio, asked, asked_times, begin),
+        ("A", said_audio, said, said_times, reply),
     ):
-        at = starts[speaker]
-        audio[at : at + len(samples), 0 if speaker == "A" else 1] = samples
-        for word, (start, end) in zip(text.split(), times, strict=True):
-            words.append(Word(speaker, word, round(at / RATE + start, 3), round(at / RATE + end, 3)))
-
-    records: list[dict[str, Any]] = []
-    if form != "unknown":
-        records = simulate_oracle(words, guesser(question, facts, rng))
-    if form == "revised":
-        records = revised(records, words, question, first, other, change, rng)
-    entry: dict[str, Any] = {"id": name, "split": split, "form": form, "question": asked, "answer": said}
-    entry["facts"] = [] if form == "unknown" else facts
-    if form == "plain" and split == "heldout":
-        entry["alternative"] = {"answer": question.answer(other), "facts": other}
-    return audio, words, records, entry
+        at = round(start * RATE)
+        clips.append((speaker, at, audio))
+        for word, (left, right) in zip(text.split(), times, strict=True):
+            words.append(Word(speaker, word, round(at / RATE + left, 3), round(at / RATE + right, 3)))
+    return Exchange(
+        question, form, asked, said, tuple(facts), tuple(first), tuple(other), change, tuple(words), tuple(clips)
+    )
 
 
-def revised(
-    records: list[dict[str, Any]],
-    words: Sequence[Word],
-    question: Question,
-    first: Sequence[str],
-    other: Sequence[str],
-    change: int,
-    rng: random.Random,
-) -> list[dict[str, Any]]:
-    """An oracle that changes its mind: asked before the last word, answered with `first`, then with `other` mid-answer.
+def revise(records: list[dict[str, Any]], exchange: Exchange, rng: random.Random) -> list[dict[str, Any]]:
+    """The oracle records of a revised exchange: asked before the last word, answered late, then differently mid-answer.
 
-    The second answer comes so that fact `change` of it can be read a frame before it is spoken, and the fact before
-    not until a frame after that one was: whoever reads the newest word available says what was recorded.
+    The second answer comes so that the first fact that follows it can be read a frame before it is spoken, and the
+    fact before not until a frame after that one was: whoever reads the newest word available says what was recorded.
     """
     known = next(r for r in records if r["current_spoken_ratio"] == 1.0)
-    asked_at = (known["total_word_count"] - 1) / known["total_word_count"]
-    spoken = [w for w in words if w.speaker == "A"]
-    places = [i for i, w in enumerate(KINDS[question.kind][1].split()) if w[0] == "{"]
+    asked = known["total_word_count"] - len([w for w in exchange.words if w.speaker == "B"])
+    asked_at = (known["total_word_count"] - asked - 1) / (known["total_word_count"] - asked)
+    spoken = [w for w in exchange.words if w.speaker == "A"]
+    places = [i for i, w in enumerate(KINDS[exchange.question.kind][1].split()) if w[0] == "{"]
     frames = [int(spoken[i].start // FRAME) for i in places]
+    change = exchange.change
     earliest = frames[change - 1] - places[change - 1] - 1
     latest = frames[change] - places[change] - 3
     if earliest > latest:
-        raise RuntimeError(f"{question}: no room to change fact {change}: {frames} {places}")
+        raise RuntimeError(f"{exchange.said!r}: no room to change fact {change}: frames {frames}, places {places}")
     frame = rng.randint(earliest, latest)
-    early = [r for r in records if r["timestamp_ms"] < known["timestamp_ms"]]
-    first_answer = {**known, "prediction": question.answer(first), "current_spoken_ratio": asked_at}
-    second = {**first_answer, "prediction": question.answer(other), "timestamp_ms": int((frame + 0.5) * FRAME * 1000)}
-    return [*early, first_answer, second]
+    first = {**known, "prediction": exchange.question.answer(exchange.first), "current_spoken_ratio": asked_at}
+    second = {**first, "prediction": exchange.question.answer(exchange.other)}
+    second["timestamp_ms"] = int((frame + 0.5) * FRAME * 1000)
+    return [*(r for r in records if r["timestamp_ms"] < known["timestamp_ms"]), first, second]
+
+
+def dialogue(plan: Sequence[tuple[Question, str]], held_out: bool, rng: random.Random, speak: Espeak):
+    """A dialogue of some exchanges: audio float32 [samples, 2], words, oracle records, and the exchanges."""
+    exchanges: list[Exchange] = []
+    begin = rng.uniform(0.1, 0.4)
+    for question, form in plan:
+        exchanges.append(exchange(question, form, held_out, begin, rng, speak))
+        begin = exchanges[-1].words[-1].end + rng.uniform(0.3, 0.5)
+    audio = np.zeros((round(begin / FRAME) * round(FRAME * RATE), 2), np.float32)
+    for e in exchanges:
+        for speaker, at, samples in e.clips:
+            audio[at : at + len(samples), CHANNELS[speaker]] = samples
+    words = [w for e in exchanges for w in e.words]
+
+    def turn(time: float) -> int:
+        return sum(e.words[-1].end < time for e in exchanges[:-1])
+
+    records = simulate_oracle(
+        words, lambda r: exchanges[turn(r.timestamp_ms / 1000)].guess(r, rng), interval=TICK
+    )
+    kept = []
+    for i, e in enumerate(exchanges):
+        mine = [r for r in records if turn(r["timestamp_ms"] / 1000) == i]
+        if e.form == "revised":
+            replies = revise([r for r in mine if r["channel"] == CHANNELS["A"]], e, rng)
+            mine = sorted(
+                [*replies, *(r for r in mine if r["channel"] == CHANNELS["B"])], key=lambda r: r["timestamp_ms"]
+            )
+        kept += mine
+    return audio, words, kept, exchanges
 
 
 def write_opus(path: Path, audio: np.ndarray) -> None:
@@ -297,6 +336,24 @@ def write_json(path: Path, value: Any, *, lines: bool = True) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def plans(rng: random.Random) -> list[tuple[str, list[tuple[Question, str]]]]:
+    """Split, and questions with forms, of every dialogue."""
+    questions = [
+        Question(kind, thing, {s: tuple(rng.sample(words, HELD_OUT_WORDS)) for s, words in SLOTS.items()})
+        for kind in KINDS
+        for thing in THINGS
+    ]
+    asked = [q for _ in range(PER_QUESTION) for q in rng.sample(questions, len(questions))]
+    forms = ["revised"] * REVISED + ["unknown"] * UNKNOWN
+    forms += ["plain"] * (len(asked) - len(forms))
+    rng.shuffle(forms)
+    turns = list(zip(asked, forms, strict=True))
+    made = [("train", turns[i : i + EXCHANGES]) for i in range(0, len(turns), EXCHANGES)]
+    made += [("heldout", [(q, "plain")]) for q in questions]
+    rng.shuffle(made)
+    return made
+
+
 def main(root: Path) -> None:
     rng = random.Random(SEED)
     for folder in ("audio", "text", "oracle_raw"):
@@ -304,28 +361,24 @@ def main(root: Path) -> None:
         for old in (root / folder).iterdir():
             old.unlink()
     train_tokenizer(root / "tokenizer.model", random.Random(SEED))
-    questions = [
-        Question(kind, thing, {s: tuple(rng.sample(SLOTS[s], 3)) for s in SLOTS}) for kind in KINDS for thing in THINGS
-    ]
-    plan = [(q, "heldout", "plain") for q in questions]
-    forms = ["revised"] * REVISED + ["unknown"] * UNKNOWN
-    forms += ["plain"] * (PER_QUESTION * len(questions) - len(forms))
-    rng.shuffle(forms)
-    plan += [(q, "train", form) for q, form in zip(questions * PER_QUESTION, forms, strict=True)]
-    rng.shuffle(plan)
     speak = Espeak()
     entries = []
-    for i, (question, split, form) in enumerate(plan):
+    for i, (split, plan) in enumerate(plans(rng)):
         name = f"d{i:03d}"
-        audio, words, records, entry = dialogue(name, question, form, split, rng, speak)
+        audio, words, records, exchanges = dialogue(plan, split == "heldout", rng, speak)
         write_opus(root / "audio" / f"{name}.ogg", audio)
         write_json(root / "text" / f"{name}.json", words_to_json(words))
         write_json(root / "oracle_raw" / f"{name}.json", records)
-        entries.append(entry)
-    manifest = {"seed": SEED, "facts": SLOTS, "dialogues": entries}
-    head = json.dumps({k: v for k, v in manifest.items() if k != "dialogues"}, indent=1)[:-2]
+        turns: list[dict[str, Any]] = []
+        for e in exchanges:
+            turns.append({"form": e.form, "question": e.asked, "answer": e.said})
+            turns[-1]["facts"] = [] if e.form == "unknown" else e.facts
+            if split == "heldout":
+                turns[-1]["alternative"] = {"answer": e.question.answer(e.other), "facts": e.other}
+        entries.append({"id": name, "split": split, "turns": turns})
+    head = json.dumps({"seed": SEED, "facts": SLOTS})[:-1]
     body = ",\n".join(json.dumps(e) for e in entries)
-    (root / "manifest.json").write_text(f'{head},\n "dialogues": [\n{body}\n]}}\n', encoding="utf-8")
+    (root / "manifest.json").write_text(f'{head}, "dialogues": [\n{body}\n]}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

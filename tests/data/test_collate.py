@@ -1,0 +1,102 @@
+"""Cutting, labelling and the oracle's augmentation equal kame_finetune's collator, draw for draw."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kame_jax.config import ModelConfig, TransformerConfig
+from kame_jax.data.collate import REFERENCE, OracleAugment, collate_row, oracle_row
+from kame_jax.data.events import OracleEvents
+from kame_jax.data.records import Record
+from kame_jax.data.samples import make_samples
+from kame_jax.errors import InputError
+from kame_jax.oracle.schedule import OracleSchedule
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "data" / "collate.json").read_text())
+AUGMENTS = {
+    "plain": OracleAugment(),
+    "reference": REFERENCE,
+    "sometimes": OracleAugment(shift_prob=0.5, right_shift=(0, 40), left_shift=(2, 3), jitter=4),
+    "hints": OracleAugment(hint_only=True, skip_max=0.5),
+    "warm": OracleAugment(hint_only=True, hint_warmup=(10, 20), jitter=2),
+}
+
+
+def model(name):
+    numbers = GOLDEN["models"][name]
+    return ModelConfig(
+        n_q=6,
+        dep_q=3,
+        card=numbers["card"],
+        text_card=numbers["text_card"],
+        delays=tuple(numbers["delays"]),
+        temporal=TransformerConfig(dim=8, num_heads=1, num_layers=1, ffn_dim=8),
+    )
+
+
+def record(item):
+    events = {
+        side: OracleEvents(**{name: np.array(values, np.int32) for name, values in item[f"{side}_events"].items()})
+        for side in "AB"
+    }
+    return Record(item["id"], {side: np.array(item[side], np.int32) for side in "AB"}, events)
+
+
+RECORDS = [record(item) for item in GOLDEN["records"]]
+
+
+def samples_of(case):
+    cut = {"max_frames": case["cut"].get("max_length"), "min_frames": case["cut"].get("min_length")}
+    return make_samples(RECORDS, model(case["model"]), speakers=case["speakers"], **cut)
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: f"{c['model']}-{c['cut']}-{''.join(c['speakers'])}")
+def test_batches_equal_the_reference_collator(case):
+    samples = samples_of(case)
+    inputs = np.array(case["inputs"])
+    schedule = OracleSchedule(GOLDEN["models"][case["model"]]["text_card"], 3, tail="keep")
+    for name, augment in AUGMENTS.items():
+        rng = np.random.default_rng(GOLDEN["seed"])
+        rows = [collate_row(s, inputs.shape[2], schedule, augment, rng, GOLDEN["step"]) for s in samples]
+        assert len(rows) == len(inputs)
+        np.testing.assert_array_equal([row["oracle"] for row in rows], case["oracles"][name], err_msg=name)
+    np.testing.assert_array_equal([row["inputs"] for row in rows], inputs)
+    np.testing.assert_array_equal([row["labels"] for row in rows], case["labels"])
+    assert [int(row["frames"]) for row in rows] == [s.columns.shape[1] for s in samples]
+
+
+def test_a_cleared_tail_shows_nothing_of_an_older_answer():
+    sample = make_samples(RECORDS, model("kame"))[0]
+    keep, clear = (oracle_row(sample, OracleSchedule(500, 3, tail=tail)) for tail in ("keep", "clear"))
+    last = int(sample.events.frame_pos.max())
+    assert (keep[:last] == clear[:last]).all()
+    answer = next(
+        sample.events.hint(i) if sample.events.ratio[i] >= 1 and sample.events.hint(i).size else sample.events.prediction(i)
+        for i in np.flatnonzero(sample.events.frame_pos == last)[::-1]
+    )
+    assert (clear[last + 1 + len(answer) :] == 3).all()
+
+
+def test_tokens_that_do_not_fit_the_model_come_as_one_list():
+    tokens = {"A": np.full((4, 5), 49, np.int32), "B": np.full((4, 5), 50, np.int32)}
+    bad = Record("odd", tokens, RECORDS[0].events)
+    short = Record("short", {side: tokens["A"][:2] for side in "AB"}, RECORDS[0].events)
+    with pytest.raises(InputError) as error:
+        make_samples([bad, short], model("kame"))
+    assert len(error.value.problems) == 3
+    assert "dialogue odd, speaker B: audio ids 50 to 50, the model expects 0 to 49" in str(error.value)
+    assert "dialogue short, speaker A: 2 rows, the model expects 4" in str(error.value)
+
+
+def test_augmentation_outside_its_range_is_refused():
+    with pytest.raises(InputError) as error:
+        OracleAugment(shift_prob=1.5, right_shift=(3, 1), jitter=-1, hint_warmup=(5, 4))
+    assert len(error.value.problems) == 4
+
+
+def test_a_sample_longer_than_its_row_is_refused():
+    sample = make_samples(RECORDS, model("kame"))[0]
+    with pytest.raises(InputError, match=f"{sample.id} has .* expected at most 8"):
+        collate_row(sample, 8, OracleSchedule(500, 3))
