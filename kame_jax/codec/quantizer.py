@@ -81,7 +81,7 @@ class ResidualQuantizer(nnx.Module):
         return jnp.moveaxis(codes, 0, -1)
 
     def decode(self, codes: jax.Array) -> jax.Array:
-        """Latents `[..., latent_dim]` of `codes int32 [..., count]`; fewer codes than codebooks are a coarser latent."""
+        """Latents `[..., latent_dim]` of `codes int32 [..., count]`; with fewer codes, coarser."""
         count = codes.shape[-1]
         centroids, _ = self.codebooks.tables(count)
         picked = centroids[jnp.arange(count), codes]

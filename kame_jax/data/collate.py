@@ -17,7 +17,7 @@ from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.streams import ZERO_ID
 
 Row = dict[str, np.ndarray]
-"""`inputs` and `labels` int32 `[rows, length]`, `oracle` int32 `[length]`, `frames` int32 `[]`: columns that are real."""
+"""`inputs` and `labels` int32 `[rows, length]`, `oracle` int32 `[length]`, `frames` int32 `[]`: real columns."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def oracle_row(
     events, length = sample.events, sample.columns.shape[1]
     skip = 0.0
     if augment.skip_min > 0 or augment.skip_max > 0:
-        skip = float(rng.uniform(*sorted((augment.skip_min, augment.skip_max))))
+        skip = float(
+            rng.uniform(min(augment.skip_min, augment.skip_max), max(augment.skip_min, augment.skip_max))
+        )
     order = np.argsort(events.frame_pos, kind="stable")
     hint_only = _hint_only(augment, rng, step)
     positions: list[int] = []

@@ -47,7 +47,9 @@ def dialogue_ids(root: str | Path) -> list[str]:
         raise InputError(f"{root}: no folder of dialogues, expected audio/ and text/ in it")
     texts = {p.stem for p in (root / "text").glob("*.json")}
     audio = {p.stem for p in (root / "audio").iterdir() if p.suffix.lower() in AUDIO_SUFFIXES}
-    problems = [f"{name}: no audio/{name}.wav (or {', '.join(AUDIO_SUFFIXES[1:])})" for name in sorted(texts - audio)]
+    problems = [
+        f"{name}: no audio/{name}.wav (or {', '.join(AUDIO_SUFFIXES[1:])})" for name in sorted(texts - audio)
+    ]
     problems += [f"{name}: no text/{name}.json" for name in sorted(audio - texts)]
     if problems:
         raise InputError(f"{root}: {len(problems)} dialogues are not complete", problems)

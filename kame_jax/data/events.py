@@ -30,7 +30,7 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class OracleEvents:
-    """E events in the order of their records; token lists are packed, those of event i at `offsets[i]:offsets[i + 1]`."""
+    """E events in the order of their records; token lists are packed, event i at `offsets[i]:offsets[i + 1]`."""
 
     frame_pos: np.ndarray
     """int32 `[E]`: frame of arrival (in a `Sample`: column)."""

@@ -45,6 +45,7 @@ class Record:
 
     @property
     def frames(self) -> int:
+        """Length of the dialogue, 80 ms each."""
         return self.tokens["A"].shape[1]
 
 
@@ -108,7 +109,9 @@ def build_records(
         except InputError as e:
             problems.append(str(e))
             continue
-        parts.append((dialogue, [side[i : i + step] for side in audio for i in range(0, len(side), step)], text))
+        parts.append(
+            (dialogue, [side[i : i + step] for side in audio for i in range(0, len(side), step)], text)
+        )
     if problems:
         raise InputError(f"{len(problems)} dialogues cannot be tokenised", problems)
 
@@ -172,7 +175,7 @@ def save_record(folder: str | Path, record: Record) -> Path:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -199,7 +202,9 @@ def load_record(path: str | Path) -> Record:
         raise InputError(f"{path}: not a record that can be read: {e}") from e
     shapes = {s: arrays[s].shape for s in CHANNELS}
     if len(set(shapes.values())) != 1 or len(shapes["A"]) != 2:
-        raise InputError(f"{path}: shapes {shapes}, expected [1 + codebooks, frames], the same for both speakers")
+        raise InputError(
+            f"{path}: shapes {shapes}, expected [1 + codebooks, frames], the same for both speakers"
+        )
     events = {
         s: OracleEvents(
             **{name: arrays[c].astype(FIELDS[name]) for c, (side, name) in columns.items() if side == s}

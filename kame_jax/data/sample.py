@@ -49,6 +49,21 @@ class SampleEntry:
     turns: tuple[Turn, ...]
     """Three in training, one held out."""
 
+    @property
+    def question(self) -> str:
+        """Of the first turn, as are the next two: all there is in a held-out dialogue."""
+        return self.turns[0].question
+
+    @property
+    def answer(self) -> Answer:
+        """What A says in the first turn."""
+        return self.turns[0].answer
+
+    @property
+    def alternative(self) -> Answer | None:
+        """Other facts for the first turn's answer; None in training."""
+        return self.turns[0].alternative
+
 
 def sample_entries(split: str | None = None) -> list[SampleEntry]:
     """The bundled dialogues, or those of one split ("train", "heldout")."""
@@ -96,4 +111,6 @@ def recall(facts: Sequence[str], said: str) -> float:
 def mean_recall(pairs: Iterable[tuple[Sequence[str], str]]) -> float:
     """Mean over (facts, what was said) of all facts together: facts found over facts looked for."""
     pairs = list(pairs)
-    return sum(recall(facts, said) * len(facts) for facts, said in pairs) / sum(len(facts) for facts, _ in pairs)
+    return sum(recall(facts, said) * len(facts) for facts, said in pairs) / sum(
+        len(facts) for facts, _ in pairs
+    )

@@ -42,7 +42,7 @@ def delayed_columns(grid: np.ndarray, config: ModelConfig) -> np.ndarray:
         padding id (text) or the initial id (audio).
     """
     initial = np.array(initial_ids(config), np.int32)
-    rows, frames = grid.shape
+    frames = grid.shape[1]
     fill = initial.copy()
     fill[0] = config.text_padding_id
     columns = np.repeat(fill[:, None], 1 + frames + config.max_delay, axis=1)
@@ -120,6 +120,8 @@ def _check(records: Sequence[Record], config: ModelConfig) -> None:
                 ("oracle", np.concatenate([events.pred_values, events.hint_values]), config.text_card),
             ):
                 if ids.size and (ids.min() < 0 or ids.max() >= card):
-                    problems.append(f"{where}: {what} ids {ids.min()} to {ids.max()}, the model expects 0 to {card - 1}")
+                    problems.append(
+                        f"{where}: {what} ids {ids.min()} to {ids.max()}, the model expects 0 to {card - 1}"
+                    )
     if problems:
         raise InputError(f"{len(problems)} rows of tokens do not fit the model", problems)

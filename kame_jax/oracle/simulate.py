@@ -1,7 +1,8 @@
 """Simulated oracle events: what a back-end would have said at each moment of a recorded dialogue.
 
-This room owns the clock of the events and the hint levels; what a predictor answers is the caller's (the `hint` strategy
-here needs no language model). Turning events into tokens is `data.events`, laying them on frames `oracle.schedule`.
+This room owns the clock of the events and the hint levels; what a predictor answers is the caller's (the `hint`
+strategy here needs no language model). Turning events into tokens is `data.events`, laying them on frames
+`oracle.schedule`.
 """
 
 from __future__ import annotations
@@ -88,12 +89,15 @@ class HintStrategy:
     bounds: str = "released"
 
     def __call__(self, request: Request) -> str:
+        """The hint's first words, as many as the level reveals."""
         words = request.hint.split()
         share = self.revealed[hint_level(request.ratio, self.bounds)]
         return " ".join(words[: math.ceil(share * len(words))])
 
 
-def simulate_oracle(words: Sequence[Word], predict: Predictor, *, interval: float = 0.5) -> list[dict[str, Any]]:
+def simulate_oracle(
+    words: Sequence[Word], predict: Predictor, *, interval: float = 0.5
+) -> list[dict[str, Any]]:
     """Asks `predict` every `interval` seconds what comes next, as kame_finetune's `tools/oracle_generation.py` does.
 
     Words are taken in the order given. Nothing is asked before two words were heard; the dialogue ends at the first

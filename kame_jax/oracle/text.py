@@ -86,4 +86,3 @@ def decode_text(tokenizer: SentencePieceProcessor, ids: Iterable[int]) -> str:
     """The words of a row of text or oracle tokens; padding, marks and ids outside the tokenizer are left out."""
     size = tokenizer.vocab_size()
     return tokenizer.decode([int(i) for i in ids if int(i) not in HIDDEN_IDS and 0 <= int(i) < size])
-
