@@ -98,11 +98,17 @@ class Checkpoints:
         path = self.folder / str(step)
         meta = read_meta(path)
         if meta.config != self.config:
-            raise InputError(f"{path}: of another model than this run's: give a new run_dir, or start with init_from")
+            raise InputError(
+                f"{path}: of another model than this run's: give a new run_dir, or start with init_from"
+            )
         targets = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, places
         )
-        wanted = {"params": _present(targets.params), "opt": _present(_names(targets.opt_state)), "data": None}
+        wanted = {
+            "params": _present(targets.params),
+            "opt": _present(_names(targets.opt_state)),
+            "data": None,
+        }
         try:
             with _quiet():
                 items = self._checkpointer.load_checkpointables(step, wanted)
@@ -110,7 +116,9 @@ class Checkpoints:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path}: no state that this run can continue from: {reason}") from error
         if items["data"] != {"seed": self.seed, "step": step}:
-            raise InputError(f"{path}: written with {items['data']}, expected seed {self.seed} and step {step}")
+            raise InputError(
+                f"{path}: written with {items['data']}, expected seed {self.seed} and step {step}"
+            )
         self.provenance = meta.provenance
         found = tree.flatten({"params": items["params"], "opt_state": items["opt"]})
 
@@ -118,7 +126,9 @@ class Checkpoints:
             name = dotted(path)
             return found[name] if name in found else jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), place)
 
-        state = jax.tree_util.tree_map_with_path(take, abstract._replace(step=None), places._replace(step=None))
+        state = jax.tree_util.tree_map_with_path(
+            take, abstract._replace(step=None), places._replace(step=None)
+        )
         return state._replace(step=jax.device_put(jnp.asarray(step, jnp.int32), places.step))
 
     def __enter__(self) -> Checkpoints:
@@ -143,7 +153,9 @@ def _context() -> v1.Context:
 
 def _names(opt_state: Any) -> dict[str, Any]:
     """An optimizer's state as nested dictionaries by its own field names."""
-    return tree.nest({dotted(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(opt_state)[0]})
+    return tree.nest(
+        {dotted(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(opt_state)[0]}
+    )
 
 
 def _present(nested: dict[str, Any]) -> dict[str, Any]:

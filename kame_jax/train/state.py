@@ -62,7 +62,9 @@ def init_params(config: ModelConfig, seed: int, mesh: Mesh) -> Params:
     # A random generator is much code for XLA to optimise and runs once: on a CPU that takes six times as long as this.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     options = quick if mesh.devices.flat[0].platform == "cpu" else None
-    return jax.jit(init, out_shardings=param_shardings(abstract_model(config), mesh), compiler_options=options)()
+    return jax.jit(
+        init, out_shardings=param_shardings(abstract_model(config), mesh), compiler_options=options
+    )()
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, places: TrainState) -> TrainState:

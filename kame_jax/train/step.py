@@ -10,9 +10,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kame_jax.config import LossConfig
+from kame_jax.config import DropoutConfig, LossConfig
 from kame_jax.model import LM
 from kame_jax.sharding import BATCH
+from kame_jax.train.dropout import drop_inputs
 from kame_jax.train.loss import Batch, Parts, add_parts, label_counts, loss_parts, total_loss
 from kame_jax.train.state import Params, TrainState, bind, param_shardings, state_shardings
 
@@ -41,6 +42,8 @@ def make_train_step(
     micro_batches: int = 1,
     use_oracle: bool = True,
     remat: bool = False,
+    dropout: DropoutConfig = DropoutConfig(),
+    seed: int = 0,
 ) -> Step:
     """The jitted step; its first argument is donated.
 
@@ -54,6 +57,8 @@ def make_train_step(
         micro_batches: parts that are worked on one after the other; must divide the batch.
         use_oracle: False leaves the oracle embedding out.
         remat: recompute each layer in the backward pass.
+        dropout: of the temporal transformer's inputs; drawn from (seed, step), the same on every mesh.
+        seed: of the dropout.
     """
     places = state_shardings(model, optimizer, mesh)
 
@@ -78,6 +83,9 @@ def make_train_step(
         return jax.lax.scan(body, zeros, cut)[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        if dropout != DropoutConfig():
+            key = jax.random.fold_in(jax.random.key(seed), state.step)
+            batch = batch | {"heard": drop_inputs(batch["inputs"], key, dropout, model.config)}
         grads, parts = gradients(state.params, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

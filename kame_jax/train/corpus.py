@@ -1,0 +1,196 @@
+"""The samples a run is made on: records from a folder, or dialogues that are tokenised on first use and kept.
+
+A folder of dialogues has `audio/` and `text/` (`data.dialogue`), one of records `<id>.npz` files (`data.records`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from kame_jax.codec.mimi import Mimi
+from kame_jax.config import MimiConfig, ModelConfig, OracleConfig, RunConfig, to_dict
+from kame_jax.data.collate import OracleAugment
+from kame_jax.data.dialogue import read_dialogues
+from kame_jax.data.records import Record, build_records, load_records, mimi_encoder, save_record
+from kame_jax.errors import InputError
+from kame_jax.interop import load_mimi
+from kame_jax.oracle.schedule import OracleSchedule
+from kame_jax.oracle.text import load_tokenizer
+from kame_jax.streams import oracle_start_id
+
+TOKENIZER = "tokenizer.model"
+"""Name of the SentencePiece model in a folder of dialogues and in a run's folder."""
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """What turns dialogues into tokens."""
+
+    text: Path
+    """SentencePiece model."""
+    codec: str | None
+    """Checkpoint of Mimi; None draws random weights."""
+    codec_config: MimiConfig
+    """Of the random weights."""
+    seed: int
+    """Of the random weights."""
+
+    def mimi(self) -> Mimi:
+        """The codec's weights."""
+        if self.codec is None:
+            return Mimi(nnx.Rngs(self.seed), self.codec_config)
+        return load_mimi(self.codec)[1]
+
+
+def find_tokenizers(config: RunConfig, path: str | Path) -> Tokenizers:
+    """The tokenizers that a run's settings name for the dialogues at `path`.
+
+    Raises:
+        InputError: no tokenizer of text is named or there.
+    """
+    text = Path(config.data.tokenizer) if config.data.tokenizer else Path(path) / TOKENIZER
+    if not text.is_file():
+        where = (
+            "data.tokenizer"
+            if config.data.tokenizer
+            else f"{path}: no {TOKENIZER} in it and data.tokenizer is null"
+        )
+        raise InputError(f"{where}: expected a SentencePiece model file, got {str(text)!r}")
+    return Tokenizers(text, config.data.codec, config.codec, config.seed)
+
+
+def is_dialogues(path: str | Path) -> bool:
+    """Whether a folder holds dialogues (else it should hold records).
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such folder, expected dialogues (audio/ and text/) or records (<id>.npz)"
+        )
+    return (path / "audio").is_dir() or (path / "text").is_dir()
+
+
+def read_records(
+    path: str | Path,
+    model: ModelConfig,
+    tokenizers: Callable[[], Tokenizers],
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Record]:
+    """All records of a folder, dialogues tokenised where there is no cache of them yet.
+
+    Args:
+        path: dialogues or records.
+        model: says how many codebooks a speaker has.
+        tokenizers: called for dialogues only.
+        cache: folder in which tokenised dialogues are kept, under a name that depends on all they were made from;
+            None keeps nothing.
+        progress: called with the recordings encoded and their total.
+
+    Raises:
+        InputError: everything that is wrong with the files, in one list.
+    """
+    path = Path(path)
+    if not is_dialogues(path):
+        return load_records(path)
+    tools, codebooks = tokenizers(), model.n_q // 2
+    kept = cache / f"{path.name}-{_fingerprint(path, tools, codebooks, model)}" if cache else None
+    if kept is not None and kept.is_dir():
+        return load_records(kept)
+    mimi = tools.mimi()
+    _check_codec(mimi.config, model, codebooks, tools.codec)
+    records = build_records(
+        read_dialogues(path),
+        load_tokenizer(tools.text),
+        mimi_encoder(mimi, codebooks),
+        pad_id=model.text_padding_id,
+        end_pad_id=model.text_end_padding_id,
+        sample_rate=mimi.config.sample_rate,
+        frame_rate=mimi.config.frame_rate,
+        progress=progress,
+    )
+    if kept is not None:
+        _keep(records, kept)
+    return records
+
+
+def _check_codec(codec: MimiConfig, model: ModelConfig, codebooks: int, name: str | None) -> None:
+    """Raises InputError when the codec's codes are not those that the model reads."""
+    what = name or "the codec of random weights"
+    if codec.quantizer.bins != model.card or codec.quantizer.n_q < codebooks:
+        raise InputError(
+            f"{what}: {codec.quantizer.n_q} codebooks of {codec.quantizer.bins} entries, "
+            f"the model expects at least {codebooks} of {model.card}"
+        )
+
+
+def _keep(records: Sequence[Record], folder: Path) -> None:
+    """Writes records into a folder that appears when it is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for record in records:
+            save_record(scratch, record)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fingerprint(path: Path, tools: Tokenizers, codebooks: int, model: ModelConfig) -> str:
+    """A name for everything that the records of some dialogues follow from; files count by name, size and time."""
+    folders = [path / name for name in ("audio", "text", "oracle_raw")]
+    codec: Any = [to_dict(tools.codec_config), tools.seed]
+    if tools.codec is not None:
+        codec = [tools.codec, _stamps([Path(tools.codec)])]
+    facts = [
+        codec,
+        codebooks,
+        model.text_padding_id,
+        model.text_end_padding_id,
+        hashlib.sha256(tools.text.read_bytes()).hexdigest(),
+        _stamps(folders),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
+    stamps = []
+    for place in places:
+        files = [place] if place.is_file() else sorted(place.rglob("*"))
+        for file in files:
+            info = os.stat(file)
+            if file.is_file():
+                stamps.append((f"{place.name}/{file.name}", info.st_size, info.st_mtime_ns))
+    return stamps
+
+
+def oracle_schedule(config: OracleConfig, model: ModelConfig) -> OracleSchedule:
+    """Where a run's oracle tokens land."""
+    return OracleSchedule(oracle_start_id(model), model.text_padding_id, tail=config.tail)
+
+
+def oracle_augment(config: OracleConfig) -> OracleAugment:
+    """How a run's oracle is disturbed."""
+    return OracleAugment(
+        shift_prob=config.shift_prob,
+        right_shift=config.right_shift,
+        left_shift=config.left_shift,
+        skip_min=config.skip[0],
+        skip_max=config.skip[1],
+        jitter=config.jitter,
+        hint_only=config.hint_only,
+        hint_warmup=config.hint_warmup,
+    )

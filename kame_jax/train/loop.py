@@ -1,0 +1,250 @@
+"""A whole training run, top to bottom: configuration, data, state, step, loop.
+
+Everything it writes lies in `run_dir`: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `plots/`, and `records/` of
+tokenised dialogues. Run again on the same folder it continues, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from kame_jax.config import RunConfig, to_yaml
+from kame_jax.data.pipeline import longest, read_ahead, train_batches
+from kame_jax.data.samples import Sample, make_samples
+from kame_jax.errors import InputError
+from kame_jax.sharding import make_mesh
+from kame_jax.train.checkpoints import Checkpoints
+from kame_jax.train.corpus import find_tokenizers, oracle_augment, oracle_schedule, read_records
+from kame_jax.train.evaluation import make_evaluation
+from kame_jax.train.loss import report
+from kame_jax.train.metrics import Meter, MetricsFile, Progress, Silent, read_metrics
+from kame_jax.train.optimizer import learning_rates, make_optimizer
+from kame_jax.train.plots import plot_metrics
+from kame_jax.train.signals import Signals
+from kame_jax.train.start import first_params
+from kame_jax.train.state import abstract_model, abstract_state, count, init_state, state_shardings
+from kame_jax.train.step import StepMetrics, batch_multiple, make_train_step, put_batch
+
+
+def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Train, from the beginning or from the newest checkpoint in `run_dir`, to `train.steps`.
+
+    Args:
+        config: the run; see `kame_jax.config`.
+        progress: who watches; None nobody.
+
+    Returns:
+        `run_dir`, `checkpoint` (folder of the last one), `step`, `resumed_from`, `parameters`, `samples`, `seconds`,
+        `metrics` (the last logged step), `evaluation` (the last one, or None), `plot`.
+
+    Raises:
+        InputError: bad data, or a `run_dir` that holds another run; nothing is trained then.
+        FloatingPointError: the loss or its gradient is no number; the last checkpoint is from before.
+        KeyboardInterrupt: Ctrl-C, after the state was saved.
+        SystemExit: SIGTERM, after the state was saved; with status `signals.PREEMPTED`.
+    """
+    watch = progress or Silent()
+    folder, steps = Path(config.run_dir), config.train.steps
+    mesh = _mesh(config)
+    samples = _samples(config, config.data.path, "data.path", watch)
+    held_out = (
+        _samples(config, config.data.eval_path, "data.eval_path", watch) if config.data.eval_path else []
+    )
+    schedule = oracle_schedule(config.oracle, config.model)
+    batches = train_batches(
+        samples,
+        schedule,
+        batch_size=config.train.batch_size,
+        length=longest(samples),
+        seed=config.seed,
+        augment=oracle_augment(config.oracle),
+    )
+
+    model = abstract_model(config.model.architecture, config.train.dtype)
+    optimizer = make_optimizer(config.optimizer, steps)
+    places = state_shardings(model, optimizer, mesh)
+    step = make_train_step(
+        model,
+        optimizer,
+        config.loss,
+        mesh,
+        micro_batches=config.train.micro_batches,
+        use_oracle=config.oracle.use,
+        remat=config.train.remat == "full",
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+    evaluate = held_out and make_evaluation(
+        model,
+        held_out,
+        schedule,
+        config.loss,
+        mesh,
+        batch_size=config.train.batch_size,
+        use_oracle=config.oracle.use,
+    )
+
+    checkpoints = Checkpoints(
+        folder / "checkpoints", config.model.architecture, config.seed, config.train.keep_checkpoints
+    )
+    with checkpoints, Signals() as signals:
+        start = checkpoints.latest or 0
+        if start > steps:
+            raise InputError(f"{folder}: its newest checkpoint is of step {start}, train.steps is {steps}")
+        if start:
+            state = checkpoints.restore(abstract_state(model, optimizer), places)
+            watch.say(f"continuing from step {start} of {folder}")
+        else:
+            params, checkpoints.provenance = first_params(config, mesh)
+            state = init_state(params, optimizer, places)
+        _write_config(config, folder)
+        parameters = count(state.params)
+        watch.say(f"{parameters:,} parameters, {len(samples)} samples, {_described(mesh)}")
+
+        log = _Log(config, MetricsFile(folder / "metrics.jsonl", start), watch)
+        for number, batch in enumerate(read_ahead(batches, start, steps), start + 1):
+            state, out = step(state, put_batch(batch, mesh))
+            log.started(number, out, frames=int(batch["frames"].sum()))
+            stop = number == steps or signals.caught is not None
+            if stop or _divides(config.train.checkpoint_every, number):
+                log.flush()
+                with log.meter.paused():
+                    check_finite(number, jax.device_get(out))
+                    checkpoints.save(state)
+            if evaluate and (number == steps or _divides(config.train.eval_every, number)):
+                log.flush()
+                with log.meter.paused():
+                    log.evaluation(number, evaluate(state.params))
+            if stop:
+                break
+        checkpoints.wait()
+        reached = int(state.step)
+    signals.raise_caught()
+
+    lines = read_metrics(folder / "metrics.jsonl")
+    plot_metrics(lines, folder / "plots" / "loss.png")
+    return {
+        "run_dir": str(folder),
+        "checkpoint": str(folder / "checkpoints" / str(reached)),
+        "step": reached,
+        "resumed_from": start or None,
+        "parameters": parameters,
+        "samples": len(samples),
+        "seconds": log.meter.seconds,
+        "metrics": next((line for line in reversed(lines) if "loss/total" in line), None),
+        "evaluation": next((line for line in reversed(lines) if "eval/loss/total" in line), None),
+        "plot": str(folder / "plots" / "loss.png"),
+    }
+
+
+class _Log:
+    """Writes the metrics of a step once the next one has been started, so that the devices never wait for it."""
+
+    def __init__(self, config: RunConfig, file: MetricsFile, watch: Progress):
+        self.config, self.file, self.watch = config, file, watch
+        self.rates = learning_rates(config.optimizer, config.train.steps)
+        self.meter = Meter(file.seconds)
+        self._running: StepMetrics | None = None
+        self._waiting: tuple[dict[str, float], StepMetrics] | None = None
+
+    def started(self, step: int, out: StepMetrics, frames: int) -> None:
+        """A step was started; what it returned need not be there yet.
+
+        Returns when the step before is done: more in flight would only fill the memory with batches.
+        """
+        jax.block_until_ready(out if self._running is None else self._running)
+        self.meter.add(frames)
+        self._running = out
+        self.flush()
+        if step % self.config.train.log_every == 0 or step == self.config.train.steps:
+            times = {"frames_per_second": self.meter.rate(), "seconds": self.meter.seconds}
+            self._waiting = {"step": step} | times, out
+
+    def flush(self) -> None:
+        """Writes what waits, and stops the run if it is no number."""
+        if self._waiting is None:
+            return
+        line, out = self._waiting
+        self._waiting = None
+        out, step = jax.device_get(out), int(line["step"])
+        check_finite(step, out)
+        line |= {name: float(value) for name, value in report(out.parts, self.config.loss).items()}
+        line |= {"grad_norm": float(out.grad_norm)}
+        line |= {f"learning_rate/{group}": float(rate(step - 1)) for group, rate in self.rates.items()}
+        self.file.write(line)
+        self.watch.step(line, self.config.train.steps)
+
+    def evaluation(self, step: int, values: dict[str, float]) -> None:
+        """Writes an evaluation."""
+        self.file.write({"step": step} | {f"eval/{name}": value for name, value in values.items()})
+        names = ("loss/total", "loss/text_non_pad", "accuracy/text_non_pad", "gap/loss/text_non_pad")
+        shown = (f"{name} {values[name]:.3f}" for name in names if name in values)
+        self.watch.say(f"step {step}: evaluation: " + ", ".join(shown))
+
+
+def check_finite(step: int, out: StepMetrics) -> None:
+    """Raises FloatingPointError if a step's loss or gradient is no number: all weights from there on are spoilt."""
+    bad = [name for name, part in out.parts.items() if not math.isfinite(part.loss)]
+    if not math.isfinite(out.grad_norm):
+        bad.append("gradient norm")
+    if bad:
+        raise FloatingPointError(
+            f"step {step}: {', '.join(bad)} is not a finite number; the last checkpoint is from before. "
+            "Lower the learning rate, or look at the data of this step"
+        )
+
+
+def _mesh(config: RunConfig) -> Mesh:
+    try:
+        mesh = make_mesh(config.mesh.replica, config.mesh.fsdp, config.mesh.tensor)
+    except ValueError as error:
+        raise InputError(f"mesh: {error}") from error
+    rows, devices = config.train.batch_size // config.train.micro_batches, batch_multiple(mesh)
+    if rows % devices:
+        raise InputError(
+            f"train.batch_size: {config.train.batch_size} in {config.train.micro_batches} micro-batches "
+            f"gives {rows} rows, expected a multiple of the {devices} devices of mesh.replica x mesh.fsdp"
+        )
+    return mesh
+
+
+def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) -> list[Sample]:
+    if path is None:
+        raise InputError(f"{name}: null, expected a folder of dialogues or of records")
+    records = read_records(
+        path,
+        config.model.architecture,
+        lambda: find_tokenizers(config, path),
+        cache=Path(config.run_dir) / "records",
+        progress=lambda done, total: watch.count(f"tokenising {path}", done, total),
+    )
+    samples = make_samples(
+        records,
+        config.model.architecture,
+        speakers=config.data.speakers,
+        max_frames=config.data.max_frames,
+        min_frames=config.data.min_frames,
+    )
+    if not samples:
+        raise InputError(f"{name}: {path} has no piece of data.min_frames ({config.data.min_frames}) frames")
+    return samples
+
+
+def _write_config(config: RunConfig, folder: Path) -> None:
+    part = folder / ".config.yaml.part"
+    part.write_text(to_yaml(config), encoding="utf-8")
+    part.replace(folder / "config.yaml")
+
+
+def _divides(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _described(mesh: Mesh) -> str:
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    return f"mesh {sizes}" if sizes else f"one {mesh.devices.flat[0].platform} device"
