@@ -6,11 +6,15 @@ Always float32, whatever a file held.
 
 The parameter tree, for the released sizes (PyTorch's order of dimensions throughout; `s` counts stages, 4):
 
-    encoder.first.{weight [64, 1, 7], bias}                      decoder.first.{weight [1024, 512, 7], bias}
-    encoder.stages.{s}.blocks.{r}.conv1.{weight [C/2, C, 3], bias}   decoder.stages.{s}.up.{weight [C, C/2, 2*ratio], bias}
-    encoder.stages.{s}.blocks.{r}.conv2.{weight [C, C/2, 1], bias}   decoder.stages.{s}.blocks.{r}.conv1 / conv2
+    encoder.first.{weight [64, 1, 7], bias}
+    encoder.stages.{s}.blocks.{r}.conv1.{weight [C/2, C, 3], bias}
+    encoder.stages.{s}.blocks.{r}.conv2.{weight [C, C/2, 1], bias}
     encoder.stages.{s}.down.{weight [2*C, C, 2*ratio], bias}
-    encoder.last.{weight [512, 1024, 3], bias}                   decoder.last.{weight [1, 64, 3], bias}
+    encoder.last.{weight [512, 1024, 3], bias}
+    decoder.first.{weight [1024, 512, 7], bias}
+    decoder.stages.{s}.up.{weight [C, C/2, 2*ratio], bias}
+    decoder.stages.{s}.blocks.{r}.conv1, conv2                   as in the encoder
+    decoder.last.{weight [1, 64, 3], bias}
     encoder_transformer, decoder_transformer                     `kame_jax.model.transformer.Transformer`
     downsample.weight [512, 512, 4]                              upsample.weight [512, 1, 4]
     quantizer.{semantic, acoustic}.input_proj.weight [256, 512], .output_proj.weight [512, 256]
@@ -139,7 +143,9 @@ def decode(mimi: Mimi, codes: jax.Array) -> jax.Array:
         ValueError: no frame, or more codebooks than stored.
     """
     if codes.ndim != 3 or not codes.shape[2]:
-        raise ValueError(f"codes must be [batch, codebooks, frames] with at least one frame, got shape {codes.shape}")
+        raise ValueError(
+            f"codes must be [batch, codebooks, frames] with at least one frame, got shape {codes.shape}"
+        )
     batch, books, frames = codes.shape
     chunk, count = _chunks(frames)
     codes = jnp.pad(codes, ((0, 0), (0, 0), (0, chunk * count - frames)))
@@ -169,7 +175,9 @@ def init_state(mimi: Mimi, batch: int, frames: int = 1, reference_ring: bool = F
     capacity = None if reference_ring or context is None else context + steps - 1
 
     def start(convs: State, transformer: Transformer) -> StreamState:
-        return StreamState(convs, jnp.zeros(batch, jnp.int32), transformer.init_cache(batch, jnp.float32, capacity))
+        return StreamState(
+            convs, jnp.zeros(batch, jnp.int32), transformer.init_cache(batch, jnp.float32, capacity)
+        )
 
     return MimiState(
         start(_encoder_convs(mimi, batch), mimi.encoder_transformer),
@@ -217,9 +225,10 @@ def encode_frame(
     if audio.ndim != 2 or not audio.shape[1] or audio.shape[1] % size:
         raise ValueError(f"audio must be [batch, n * {size}] with n at least 1, got shape {audio.shape}")
     old = state.encoder
+    _check_ring(mimi, old, audio.shape[1] // size)
     with jax.default_matmul_precision("highest"):
         x, seanet = mimi.encoder(audio[..., None], old.convs[0])
-        x, caches = _transform(mimi.encoder_transformer, x, old)
+        x, caches = mimi.encoder_transformer.step(x, old.caches, old.offset)
         offset = old.offset + x.shape[1]
         x, resample = mimi.downsample(x, old.convs[1])
         codes = mimi.quantizer.encode(x, count)
@@ -248,11 +257,12 @@ def decode_frame(
         raise ValueError(f"codes must be [batch, codebooks, n] with n at least 1, got shape {codes.shape}")
     _codebooks(mimi, codes.shape[1])
     old = state.decoder
+    _check_ring(mimi, old, codes.shape[2])
     with jax.default_matmul_precision("highest"):
         x = mimi.quantizer.decode(codes)
         x, resample = mimi.upsample(x, old.convs[0])
         offset = old.offset + x.shape[1]
-        x, caches = _transform(mimi.decoder_transformer, x, old)
+        x, caches = mimi.decoder_transformer.step(x, old.caches, old.offset)
         x, seanet = mimi.decoder(x, old.convs[1])
     new = _advance(old, StreamState((resample, seanet), offset, caches), exec_mask)
     return x[..., 0], state._replace(decoder=new)
@@ -268,12 +278,14 @@ def _decoder_convs(mimi: Mimi, batch: int) -> State:
     return mimi.upsample.init_state(batch), mimi.decoder.init_state(batch)
 
 
-def _transform(transformer: Transformer, x: jax.Array, state: StreamState) -> tuple[jax.Array, list[KVCache]]:
-    """The transformer over the next steps, once its ring is known to hold enough of them."""
-    context, capacity = transformer.config.context or 0, state.caches[0].k.shape[2]
-    if x.shape[1] > (context if capacity == context else capacity - context + 1):
-        raise ValueError(f"{x.shape[1]} latent steps at once are more than this state was made for (init_state, frames)")
-    return transformer.step(x, state.caches, state.offset)
+def _check_ring(mimi: Mimi, state: StreamState, frames: int) -> None:
+    """The rings must hold the keys that so many frames at once need."""
+    context, capacity = mimi.config.transformer.context or 0, state.caches[0].k.shape[2]
+    steps = frames * mimi.config.steps_per_frame
+    if steps > (context if capacity == context else capacity - context + 1):
+        raise ValueError(
+            f"{frames} frames at once are more than this state was made for (`frames` of init_state)"
+        )
 
 
 def _advance(old: StreamState, new: StreamState, exec_mask: jax.Array | None) -> StreamState:

@@ -61,7 +61,9 @@ class DecoderStage(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, dim: int, ratio: int, config: SeanetConfig):
         self.up = ConvTranspose1d(rngs, dim, dim // 2, ratio)
-        self.blocks = nnx.List([ResidualBlock(rngs, dim // 2, config, i) for i in range(config.residual_layers)])
+        self.blocks = nnx.List(
+            [ResidualBlock(rngs, dim // 2, config, i) for i in range(config.residual_layers)]
+        )
 
     def init_state(self, batch: int) -> State:
         """State at the start of a stream."""
@@ -99,7 +101,9 @@ class Decoder(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, config: SeanetConfig):
         dims = [config.filters * 2 ** (len(config.ratios) - i) for i in range(len(config.ratios) + 1)]
         self.first = Conv1d(rngs, config.dim, dims[0], config.kernel)
-        self.stages = nnx.List([DecoderStage(rngs, dim, ratio, config) for dim, ratio in zip(dims, config.ratios)])
+        self.stages = nnx.List(
+            [DecoderStage(rngs, dim, ratio, config) for dim, ratio in zip(dims, config.ratios)]
+        )
         self.last = Conv1d(rngs, dims[-1], 1, config.last_kernel)
 
     def init_state(self, batch: int) -> State:

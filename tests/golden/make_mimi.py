@@ -41,7 +41,13 @@ CONFIG = {
         "input_dimension": 24,
         "output_dimensions": [24],
     },
-    "quantizer": {"dimension": 12, "n_q": CODEBOOKS, "bins": 48, "input_dimension": 24, "output_dimension": 24},
+    "quantizer": {
+        "dimension": 12,
+        "n_q": CODEBOOKS,
+        "bins": 48,
+        "input_dimension": 24,
+        "output_dimension": 24,
+    },
 }
 
 
@@ -149,7 +155,10 @@ def main(folder: Path, seed: int) -> None:
 
     folder.mkdir(exist_ok=True)
     save_file(released_names(mimi.state_dict()), folder / "model.safetensors")
-    out = {name: (value.int() if value.dtype == torch.int64 else value).contiguous() for name, value in out.items()}
+    out = {
+        name: (value.int() if value.dtype == torch.int64 else value).contiguous()
+        for name, value in out.items()
+    }
     save_file(out, folder / "outputs.safetensors")
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n")
 
@@ -160,7 +169,9 @@ def main(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "mimi")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

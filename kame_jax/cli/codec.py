@@ -1,0 +1,179 @@
+"""`kame-jax codec encode | decode`: Mimi alone, between wav files and codes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kame_jax.cli.common import add_common, emit, log
+from kame_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from kame_jax.codec.mimi import Mimi
+
+DEFAULT_CODEBOOKS = 8
+"""What Moshi and KAME use of the 32 that the released Mimi has."""
+CODE_NAMES = ("codes", "audio", "user_audio")
+"""Names under which `decode` looks for codes: any tool's, what `kame-jax stream` writes, and what it reads."""
+REPORT_SECONDS = 5.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `codec` and its two actions to the command line."""
+    parser = subparsers.add_parser("codec", help="Mimi alone: sound to codes and back")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    encode = actions.add_parser("encode", help="wav to codes", description=_encode.__doc__)
+    encode.add_argument("input", metavar="IN.wav", help="sound file: any rate, any number of channels")
+    encode.add_argument("output", metavar="OUT.npz", help="codes, int32 [codebooks, frames]")
+    encode.add_argument(
+        "--channel",
+        default="mix",
+        help='which channel: 0, 1, ..., "left", "right" or "mix" (default), their mean',
+    )
+    encode.add_argument(
+        "--codebooks", type=int, help=f"how many (default: {DEFAULT_CODEBOOKS}, or all if fewer are stored)"
+    )
+    encode.set_defaults(func=_encode)
+
+    decode = actions.add_parser("decode", help="codes to wav", description=_decode.__doc__)
+    decode.add_argument(
+        "input", metavar="IN.npz", help=f"codes under one of the names {', '.join(CODE_NAMES)}"
+    )
+    decode.add_argument("output", metavar="OUT.wav", help="16-bit wav, one channel")
+    decode.add_argument("--codebooks", type=int, help="use only the first so many (default: all in the file)")
+    decode.set_defaults(func=_decode)
+
+    for action in (encode, decode):
+        action.add_argument(
+            "--codec",
+            required=True,
+            metavar="MIMI",
+            help="weights: file, folder or hf://org/repo, foreign or ours",
+        )
+        action.add_argument(
+            "--streaming", action="store_true", help="go frame by frame, as a live session does"
+        )
+        add_common(action)
+
+
+def _encode(args: argparse.Namespace) -> None:
+    """Turn a sound file into codes, stored under the name that `kame-jax stream` reads (`user_audio`)."""
+    from kame_jax.codec.audio import read_audio, write_whole
+    from kame_jax.codec.recording import encode_recording
+
+    _check_output(args.output, ".npz")
+    mimi = _load(args.codec, args.codebooks)
+    audio = read_audio(args.input, mimi.config.sample_rate, args.channel)
+    start = time.perf_counter()
+    codes = encode_recording(mimi, audio[None], chunk=_chunk(args, len(audio), mimi), progress=_reporter())[0]
+    wall = time.perf_counter() - start
+    write_whole(args.output, lambda file: np.savez(file, user_audio=codes))
+    emit(args, _result(args, codes, len(audio) / mimi.config.sample_rate, wall))
+
+
+def _decode(args: argparse.Namespace) -> None:
+    """Turn codes into a sound file."""
+    from kame_jax.codec.audio import write_audio
+    from kame_jax.codec.recording import decode_recording
+
+    _check_output(args.output, ".wav")
+    codes = _read_codes(args.input)
+    if args.codebooks is not None:
+        if not 1 <= args.codebooks <= len(codes):
+            raise InputError(
+                f"--codebooks must be between 1 and {len(codes)}, those in {args.input}, got {args.codebooks}"
+            )
+        codes = codes[: args.codebooks]
+    mimi = _load(args.codec, len(codes))
+    bins = mimi.config.quantizer.bins
+    if codes.min() < 0 or codes.max() >= bins:
+        raise InputError(
+            f"{args.input}: codes run from {codes.min()} to {codes.max()}, expected 0 to {bins - 1}"
+        )
+    start = time.perf_counter()
+    chunk = _chunk(args, codes.shape[1] * mimi.config.frame_size, mimi)
+    audio = decode_recording(mimi, codes[None], chunk=chunk, progress=_reporter())[0]
+    wall = time.perf_counter() - start
+    clipped = write_audio(args.output, audio, mimi.config.sample_rate)
+    if clipped:
+        log(f"{clipped} of {len(audio)} samples were louder than full scale and were clipped")
+    emit(args, _result(args, codes, len(audio) / mimi.config.sample_rate, wall) | {"clipped": clipped})
+
+
+def _load(path: str, codebooks: int | None) -> Mimi:
+    """Mimi's weights, ready for inference with so many codebooks."""
+    from kame_jax.codec.mimi import prepare
+    from kame_jax.interop import load_mimi
+
+    mimi = load_mimi(path)
+    stored = mimi.quantizer.count
+    count = min(DEFAULT_CODEBOOKS, stored) if codebooks is None else codebooks
+    if not 1 <= count <= stored:
+        raise InputError(f"{path}: has {stored} codebooks, expected between 1 and that, got {count}")
+    return prepare(mimi, count)
+
+
+def _chunk(args: argparse.Namespace, samples: int, mimi: Mimi) -> int:
+    """Frames a call."""
+    from kame_jax.codec.mimi import CHUNK_FRAMES
+
+    return 1 if args.streaming else min(CHUNK_FRAMES, -(-samples // mimi.config.frame_size))
+
+
+def _read_codes(path: str) -> np.ndarray:
+    """Codes int32 `[codebooks, frames]` of an npz file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in CODE_NAMES if name in file}
+            names = ", ".join(file.files) or "nothing"
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: cannot be read as an npz file: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    if len(found) != 1:
+        raise InputError(f"{path}: expected one array named {', '.join(CODE_NAMES)}, found {names}")
+    codes = next(iter(found.values()))
+    if codes.ndim != 2 or not codes.size or not np.issubdtype(codes.dtype, np.integer):
+        raise InputError(
+            f"{path}: codes must be integers [codebooks, frames], got {codes.dtype} {list(codes.shape)}"
+        )
+    return codes
+
+
+def _check_output(path: str, suffix: str) -> None:
+    """Before any work: the result must have somewhere to go."""
+    if Path(path).suffix.lower() != suffix:
+        raise InputError(f"{path}: the output's name must end in {suffix}")
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist")
+
+
+def _reporter() -> Any:
+    """A progress function that speaks every few seconds."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > REPORT_SECONDS:
+            last = time.monotonic()
+            log(f"frame {done} of {total}")
+
+    return report
+
+
+def _result(args: argparse.Namespace, codes: np.ndarray, seconds: float, wall: float) -> dict[str, Any]:
+    """What scripts read."""
+    return {
+        "output": args.output,
+        "codebooks": codes.shape[0],
+        "frames": codes.shape[1],
+        "seconds": round(seconds, 3),
+        "wall_seconds": round(wall, 3),
+        "streaming": args.streaming,
+    }
