@@ -147,6 +147,8 @@ class DropoutConfig:
     """Probability of a sample to read no text at all (`text_emb_dropout`)."""
     semantic: Fraction = 0.0
     """Probability of a sample not to read the model's own semantic codebook (`semantic_emb_dropout`)."""
+    own: Fraction = 0.0
+    """Probability of a sample not to hear the model's own voice at all."""
     user: Fraction = 0.0
     """Probability of a sample not to hear the user at all."""
 

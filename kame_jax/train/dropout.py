@@ -25,7 +25,7 @@ def drop_inputs(inputs: jax.Array, key: jax.Array, rates: DropoutConfig, config:
     Returns:
         int32 `[batch, rows, length]`.
     """
-    text_key, token_key, semantic_key, user_key = jax.random.split(key, 4)
+    text_key, token_key, semantic_key, own_key, user_key = jax.random.split(key, 5)
     batch = inputs.shape[0]
     text = inputs[:, 0]
     special = (text == config.text_padding_id) | (text == ZERO_ID) | (text == config.text_card)
@@ -36,5 +36,10 @@ def drop_inputs(inputs: jax.Array, key: jax.Array, rates: DropoutConfig, config:
     semantic = jax.random.bernoulli(semantic_key, rates.semantic, (batch, 1))
     inputs = inputs.at[:, 1].set(jnp.where(semantic, ZERO_ID, inputs[:, 1]))
     first_user = 1 + config.n_q // 2
-    user = jax.random.bernoulli(user_key, rates.user, (batch, 1, 1))
-    return inputs.at[:, first_user:].set(jnp.where(user, ZERO_ID, inputs[:, first_user:]))
+    for rows, rate, row_key in (
+        (slice(1, first_user), rates.own, own_key),
+        (slice(first_user, None), rates.user, user_key),
+    ):
+        dropped = jax.random.bernoulli(row_key, rate, (batch, 1, 1))
+        inputs = inputs.at[:, rows].set(jnp.where(dropped, ZERO_ID, inputs[:, rows]))
+    return inputs
