@@ -58,7 +58,8 @@ def locate(spec: str | os.PathLike[str], wanted: str = "lm") -> Located:
     """Find the files of a checkpoint.
 
     Args:
-        spec: a safetensors file, a folder, an Orbax checkpoint of ours, or `hf://org/repo[@revision][/file]`.
+        spec: a safetensors file, a folder, an Orbax checkpoint of ours, a run (its newest checkpoint), or
+            `hf://org/repo[@revision][/file]`.
         wanted: `lm`, or `mimi` to find the codec in a folder or repository that holds both.
 
     Raises:
@@ -75,6 +76,15 @@ def locate(spec: str | os.PathLike[str], wanted: str = "lm") -> Located:
     config, name = read_config(path.parent)
     codec = _read_mimi_config(path.parent, config)
     return Located(str(path), weights=(path,), config=config, config_name=name, mimi_config=codec)
+
+
+def newest_step(folder: Path) -> Path | None:
+    """The newest checkpoint of a run, given the run's folder or its `checkpoints/`; None for any other folder."""
+    for place in (folder, folder / "checkpoints"):
+        steps = [p for p in place.iterdir() if p.name.isdigit() and is_native(p)] if place.is_dir() else []
+        if steps:
+            return max(steps, key=lambda path: int(path.name))
+    return None
 
 
 def is_native(path: Path) -> bool:
@@ -114,6 +124,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def _locate_folder(folder: Path, wanted: str) -> Located:
     if is_native(folder):
         return Located(str(folder), native=folder)
+    if wanted == "lm" and (newest := newest_step(folder)):
+        return Located(str(newest), native=newest)
     config, config_name = read_config(folder)
     settings = config or {}
     codec = _read_mimi_config(folder, config)

@@ -29,36 +29,39 @@ class Checkpoints:
     A checkpoint appears under its name when it is complete; what an interrupted save left is cleared away at the start.
 
     Args:
-        folder: where they are, or will be.
+        folder: where they are, or will be; made with the first save.
         config: of the model.
         seed: of the run.
+        samples: a name for the data (`corpus.fingerprint`).
         keep: how many stay, the newest.
-        provenance: where the first weights came from, kept in `meta`.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        config: ModelConfig,
-        seed: int,
-        keep: int,
-        provenance: dict[str, Any] | None = None,
-    ):
-        self.folder, self.config, self.seed = folder.absolute(), config, seed
-        self.provenance = provenance or {}
-        with _quiet():
-            self._checkpointer = v1.training.Checkpointer(
-                self.folder,
-                context=_context(),
-                preservation_policy=v1.training.preservation_policies.LatestN(keep),
-                cleanup_tmp_directories=True,
-            )
+    def __init__(self, folder: Path, config: ModelConfig, *, seed: int, samples: str, keep: int):
+        self.folder, self.config, self.keep = folder.absolute(), config, keep
+        self.seed, self.samples = seed, samples
+        self.provenance: dict[str, Any] = {}
+        """Where the first weights came from, kept in `meta`."""
+        self._opened: v1.training.Checkpointer | None = None
 
     @property
     def latest(self) -> int | None:
         """The newest complete step, or None."""
+        if not self.folder.is_dir():
+            return None
         newest = self._checkpointer.latest
         return None if newest is None else int(newest.step)
+
+    @property
+    def _checkpointer(self) -> v1.training.Checkpointer:
+        if self._opened is None:
+            with _quiet():
+                self._opened = v1.training.Checkpointer(
+                    self.folder,
+                    context=_context(),
+                    preservation_policy=v1.training.preservation_policies.LatestN(self.keep),
+                    cleanup_tmp_directories=True,
+                )
+        return self._opened
 
     def save(self, state: TrainState) -> int:
         """Writes a state in the background, once it is copied to the host; a step that is there already stays as it is.
@@ -72,7 +75,7 @@ class Checkpoints:
         items = {
             "params": _present(state.params),
             "opt": _present(_names(state.opt_state)),
-            "data": {"seed": self.seed, "step": step},
+            "data": {"seed": self.seed, "step": step, "samples": self.samples},
             "meta": Meta(self.config, self.provenance).to_json(),
         }
         with _quiet():
@@ -84,12 +87,15 @@ class Checkpoints:
         with _quiet():
             self._checkpointer.wait()
 
-    def restore(self, abstract: TrainState, places: TrainState) -> TrainState:
+    def restore(self, abstract: TrainState, places: TrainState) -> tuple[TrainState, bool]:
         """The newest state, each array sliced onto its devices, whatever mesh it was saved from.
 
         Args:
             abstract: shapes and dtypes.
             places: shardings.
+
+        Returns:
+            The state, and whether it was trained on the same samples.
 
         Raises:
             InputError: it is of another model, optimizer or seed.
@@ -129,7 +135,8 @@ class Checkpoints:
         state = jax.tree_util.tree_map_with_path(
             take, abstract._replace(step=None), places._replace(step=None)
         )
-        return state._replace(step=jax.device_put(jnp.asarray(step, jnp.int32), places.step))
+        state = state._replace(step=jax.device_put(jnp.asarray(step, jnp.int32), places.step))
+        return state, items["data"]["samples"] == self.samples
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -137,8 +144,9 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _quiet():
-            self._checkpointer.close()
+        if self._opened is not None:
+            with _quiet():
+                self._opened.close()
 
 
 def _context() -> v1.Context:

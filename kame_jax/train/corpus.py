@@ -9,12 +9,12 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from kame_jax.codec.mimi import Mimi
@@ -22,11 +22,16 @@ from kame_jax.config import MimiConfig, ModelConfig, OracleConfig, RunConfig, to
 from kame_jax.data.collate import OracleAugment
 from kame_jax.data.dialogue import read_dialogues
 from kame_jax.data.records import Record, build_records, load_records, mimi_encoder, save_record
+from kame_jax.data.samples import Sample
 from kame_jax.errors import InputError
-from kame_jax.interop import load_mimi
+from kame_jax.interop import Checkpoint, load_mimi, tree
+from kame_jax.interop.export import MIMI_NAME, export
+from kame_jax.interop.native import building
+from kame_jax.interop.weights import ArrayWeights
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.oracle.text import load_tokenizer
 from kame_jax.streams import oracle_start_id
+from kame_jax.train.state import make_quickly
 
 TOKENIZER = "tokenizer.model"
 """Name of the SentencePiece model in a folder of dialogues and in a run's folder."""
@@ -40,16 +45,15 @@ class Tokenizers:
     """SentencePiece model."""
     codec: str | None
     """Checkpoint of Mimi; None draws random weights."""
-    codec_config: MimiConfig
-    """Of the random weights."""
-    seed: int
-    """Of the random weights."""
+    random_codec: tuple[MimiConfig, int] = (MimiConfig(), 0)
+    """Configuration and seed of the random weights."""
 
     def mimi(self) -> Mimi:
         """The codec's weights."""
-        if self.codec is None:
-            return Mimi(nnx.Rngs(self.seed), self.codec_config)
-        return load_mimi(self.codec)[1]
+        if self.codec is not None:
+            return load_mimi(self.codec)[1]
+        config, seed = self.random_codec
+        return make_quickly(lambda: Mimi(nnx.Rngs(seed), config))
 
 
 def find_tokenizers(config: RunConfig, path: str | Path) -> Tokenizers:
@@ -58,15 +62,36 @@ def find_tokenizers(config: RunConfig, path: str | Path) -> Tokenizers:
     Raises:
         InputError: no tokenizer of text is named or there.
     """
-    text = Path(config.data.tokenizer) if config.data.tokenizer else Path(path) / TOKENIZER
+    named = config.data.tokenizer
+    text = Path(named) if named else Path(path) / TOKENIZER
     if not text.is_file():
         where = (
-            "data.tokenizer"
-            if config.data.tokenizer
-            else f"{path}: no {TOKENIZER} in it and data.tokenizer is null"
+            f"data.tokenizer: {named}"
+            if named
+            else f"{path}: no {TOKENIZER} in it, and data.tokenizer is null"
         )
-        raise InputError(f"{where}: expected a SentencePiece model file, got {str(text)!r}")
-    return Tokenizers(text, config.data.codec, config.codec, config.seed)
+        raise InputError(f"{where}: expected a SentencePiece model file")
+    return Tokenizers(text, config.data.codec, (config.codec, config.seed))
+
+
+def keep_tokenizers(tools: Tokenizers, folder: Path) -> None:
+    """Puts the tokenizers beside a run's checkpoints, where the commands that take one look for them.
+
+    Args:
+        tools: what the run's dialogues were tokenised with.
+        folder: of the run; must exist.
+    """
+    with building(folder / "tokenizers") as scratch:
+        shutil.copyfile(tools.text, scratch / TOKENIZER)
+        (scratch / TOKENIZER).replace(folder / TOKENIZER)
+        if (folder / MIMI_NAME).is_file():
+            return
+        mimi = tools.mimi()
+        weights = ArrayWeights({path: np.asarray(leaf) for path, leaf in tree.leaves(mimi).items()})
+        files = export(Checkpoint("codec", "kame_jax", mimi.config, weights), scratch / "codec", "mimi")
+        # Its configuration first: from then on the weights can be read.
+        for file in sorted(files, key=lambda path: path.name == MIMI_NAME):
+            file.replace(folder / file.name)
 
 
 def is_dialogues(path: str | Path) -> bool:
@@ -140,19 +165,16 @@ def _check_codec(codec: MimiConfig, model: ModelConfig, codebooks: int, name: st
 def _keep(records: Sequence[Record], folder: Path) -> None:
     """Writes records into a folder that appears when it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with building(folder) as scratch:
         for record in records:
-            save_record(scratch, record)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            save_record(scratch / folder.name, record)
+        (scratch / folder.name).rename(folder)
 
 
 def _fingerprint(path: Path, tools: Tokenizers, codebooks: int, model: ModelConfig) -> str:
     """A name for everything that the records of some dialogues follow from; files count by name, size and time."""
     folders = [path / name for name in ("audio", "text", "oracle_raw")]
-    codec: Any = [to_dict(tools.codec_config), tools.seed]
+    codec: Any = [to_dict(tools.random_codec[0]), tools.random_codec[1]]
     if tools.codec is not None:
         codec = [tools.codec, _stamps([Path(tools.codec)])]
     facts = [
@@ -177,9 +199,19 @@ def _stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
     return stamps
 
 
-def oracle_schedule(config: OracleConfig, model: ModelConfig) -> OracleSchedule:
-    """Where a run's oracle tokens land."""
-    return OracleSchedule(oracle_start_id(model), model.text_padding_id, tail=config.tail)
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """A short name for the content of some samples: equal for equal tokens and events in the same order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.id.encode())
+        for array in (sample.columns, *vars(sample.events).values()):
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]
+
+
+def schedule_of(model: ModelConfig, tail: str) -> OracleSchedule:
+    """Where a data set's oracle tokens land."""
+    return OracleSchedule(oracle_start_id(model), model.text_padding_id, tail=tail)
 
 
 def oracle_augment(config: OracleConfig) -> OracleAugment:

@@ -29,6 +29,7 @@ def make_evaluation(
     *,
     batch_size: int,
     use_oracle: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluate:
     """A function from weights to metrics of the data set.
 
@@ -45,21 +46,26 @@ def make_evaluation(
         mesh: where weights and batches are.
         batch_size: rows at a time, rounded up to what the mesh divides.
         use_oracle: False leaves the oracle embedding out, as kame_finetune without `--use_oracle` does.
+        progress: called with the batches done and their total.
     """
     use_oracle = use_oracle and model.config.oracle != "none"
     forward = make_eval_step(model, mesh, use_oracle=use_oracle)
     multiple = batch_multiple(mesh)
     rows = -(-min(batch_size, len(samples)) // multiple) * multiple
     length = longest(samples)
+    batches = -(-len(samples) // rows) * (2 if use_oracle else 1)
 
     def totals(params: Params, idle: bool) -> dict[str, float]:
         total: Parts | None = None
+        done = batches // 2 if idle else 0
         for batch in eval_batches(samples, schedule, batch_size=rows, length=length):
             if idle:
                 batch["oracle"] = np.full_like(batch["oracle"], schedule.pad_id)
             parts = jax.device_get(forward(params, put_batch(batch, mesh)))
             wide = {name: Part(*map(np.float64, part)) for name, part in parts.items()}
             total = wide if total is None else _added(total, wide)
+            done += 1
+            progress(done, batches)
         assert total is not None
         return {name: float(value) for name, value in report(total, weights).items()}
 

@@ -6,7 +6,6 @@ tokenised dialogues. Run again on the same folder it continues, bit for bit.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,25 @@ from kame_jax.data.samples import Sample, make_samples
 from kame_jax.errors import InputError
 from kame_jax.sharding import make_mesh
 from kame_jax.train.checkpoints import Checkpoints
-from kame_jax.train.corpus import find_tokenizers, oracle_augment, oracle_schedule, read_records
+from kame_jax.train.corpus import (
+    find_tokenizers,
+    fingerprint,
+    is_dialogues,
+    keep_tokenizers,
+    oracle_augment,
+    read_records,
+    schedule_of,
+)
 from kame_jax.train.evaluation import make_evaluation
-from kame_jax.train.loss import report
-from kame_jax.train.metrics import Meter, MetricsFile, Progress, Silent, read_metrics
-from kame_jax.train.optimizer import learning_rates, make_optimizer
+from kame_jax.train.log import RunLog, check_finite
+from kame_jax.train.metrics import MetricsFile, Progress, read_metrics
+from kame_jax.train.optimizer import make_optimizer
 from kame_jax.train.plots import plot_metrics
+from kame_jax.train.progress import Terminal
 from kame_jax.train.signals import Signals
 from kame_jax.train.start import first_params
 from kame_jax.train.state import abstract_model, abstract_state, count, init_state, state_shardings
-from kame_jax.train.step import StepMetrics, batch_multiple, make_train_step, put_batch
+from kame_jax.train.step import batch_multiple, make_train_step, put_batch
 
 
 def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -36,7 +44,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
 
     Args:
         config: the run; see `kame_jax.config`.
-        progress: who watches; None nobody.
+        progress: who watches (`metrics.Silent()`: nobody); None shows the run on stderr.
 
     Returns:
         `run_dir`, `checkpoint` (folder of the last one), `step`, `resumed_from`, `parameters`, `samples`, `seconds`,
@@ -48,14 +56,17 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         KeyboardInterrupt: Ctrl-C, after the state was saved.
         SystemExit: SIGTERM, after the state was saved; with status `signals.PREEMPTED`.
     """
-    watch = progress or Silent()
+    if progress is None:
+        with Terminal() as terminal:
+            return run(config, progress=terminal)
+    watch = progress
     folder, steps = Path(config.run_dir), config.train.steps
     mesh = _mesh(config)
     samples = _samples(config, config.data.path, "data.path", watch)
     held_out = (
         _samples(config, config.data.eval_path, "data.eval_path", watch) if config.data.eval_path else []
     )
-    schedule = oracle_schedule(config.oracle, config.model)
+    schedule = schedule_of(config.model, config.oracle.tail)
     batches = train_batches(
         samples,
         schedule,
@@ -90,15 +101,23 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
     )
 
     checkpoints = Checkpoints(
-        folder / "checkpoints", config.model.architecture, config.seed, config.train.keep_checkpoints
+        folder / "checkpoints",
+        config.model.architecture,
+        seed=config.seed,
+        samples=fingerprint(samples),
+        keep=config.train.keep_checkpoints,
     )
     with checkpoints, Signals() as signals:
         start = checkpoints.latest or 0
         if start > steps:
             raise InputError(f"{folder}: its newest checkpoint is of step {start}, train.steps is {steps}")
         if start:
-            state = checkpoints.restore(abstract_state(model, optimizer), places)
+            state, same_data = checkpoints.restore(abstract_state(model, optimizer), places)
             watch.say(f"continuing from step {start} of {folder}")
+            if not same_data:
+                watch.say(
+                    "the data is not what this run has seen so far: its batches are others from here on"
+                )
         else:
             params, checkpoints.provenance = first_params(config, mesh)
             state = init_state(params, optimizer, places)
@@ -106,7 +125,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         parameters = count(state.params)
         watch.say(f"{parameters:,} parameters, {len(samples)} samples, {_described(mesh)}")
 
-        log = _Log(config, MetricsFile(folder / "metrics.jsonl", start), watch)
+        log = RunLog(config, MetricsFile(folder / "metrics.jsonl", start), watch)
         for number, batch in enumerate(read_ahead(batches, start, steps), start + 1):
             state, out = step(state, put_batch(batch, mesh))
             log.started(number, out, frames=int(batch["frames"].sum()))
@@ -140,63 +159,6 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         "evaluation": next((line for line in reversed(lines) if "eval/loss/total" in line), None),
         "plot": str(folder / "plots" / "loss.png"),
     }
-
-
-class _Log:
-    """Writes the metrics of a step once the next one has been started, so that the devices never wait for it."""
-
-    def __init__(self, config: RunConfig, file: MetricsFile, watch: Progress):
-        self.config, self.file, self.watch = config, file, watch
-        self.rates = learning_rates(config.optimizer, config.train.steps)
-        self.meter = Meter(file.seconds)
-        self._running: StepMetrics | None = None
-        self._waiting: tuple[dict[str, float], StepMetrics] | None = None
-
-    def started(self, step: int, out: StepMetrics, frames: int) -> None:
-        """A step was started; what it returned need not be there yet.
-
-        Returns when the step before is done: more in flight would only fill the memory with batches.
-        """
-        jax.block_until_ready(out if self._running is None else self._running)
-        self.meter.add(frames)
-        self._running = out
-        self.flush()
-        if step % self.config.train.log_every == 0 or step == self.config.train.steps:
-            times = {"frames_per_second": self.meter.rate(), "seconds": self.meter.seconds}
-            self._waiting = {"step": step} | times, out
-
-    def flush(self) -> None:
-        """Writes what waits, and stops the run if it is no number."""
-        if self._waiting is None:
-            return
-        line, out = self._waiting
-        self._waiting = None
-        out, step = jax.device_get(out), int(line["step"])
-        check_finite(step, out)
-        line |= {name: float(value) for name, value in report(out.parts, self.config.loss).items()}
-        line |= {"grad_norm": float(out.grad_norm)}
-        line |= {f"learning_rate/{group}": float(rate(step - 1)) for group, rate in self.rates.items()}
-        self.file.write(line)
-        self.watch.step(line, self.config.train.steps)
-
-    def evaluation(self, step: int, values: dict[str, float]) -> None:
-        """Writes an evaluation."""
-        self.file.write({"step": step} | {f"eval/{name}": value for name, value in values.items()})
-        names = ("loss/total", "loss/text_non_pad", "accuracy/text_non_pad", "gap/loss/text_non_pad")
-        shown = (f"{name} {values[name]:.3f}" for name in names if name in values)
-        self.watch.say(f"step {step}: evaluation: " + ", ".join(shown))
-
-
-def check_finite(step: int, out: StepMetrics) -> None:
-    """Raises FloatingPointError if a step's loss or gradient is no number: all weights from there on are spoilt."""
-    bad = [name for name, part in out.parts.items() if not math.isfinite(part.loss)]
-    if not math.isfinite(out.grad_norm):
-        bad.append("gradient norm")
-    if bad:
-        raise FloatingPointError(
-            f"step {step}: {', '.join(bad)} is not a finite number; the last checkpoint is from before. "
-            "Lower the learning rate, or look at the data of this step"
-        )
 
 
 def _mesh(config: RunConfig) -> Mesh:
@@ -236,9 +198,13 @@ def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) ->
 
 
 def _write_config(config: RunConfig, folder: Path) -> None:
+    """What the run was made with: its settings, and the tokenizers of its dialogues."""
+    folder.mkdir(parents=True, exist_ok=True)
     part = folder / ".config.yaml.part"
     part.write_text(to_yaml(config), encoding="utf-8")
     part.replace(folder / "config.yaml")
+    if config.data.path and is_dialogues(config.data.path):
+        keep_tokenizers(find_tokenizers(config, config.data.path), folder)
 
 
 def _divides(every: int, step: int) -> bool:

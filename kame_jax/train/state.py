@@ -5,8 +5,8 @@ Weights are nested dictionaries by our names, the form that checkpoints are save
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from kame_jax.config import ModelConfig
 from kame_jax.interop import tree
 from kame_jax.model import LM
 from kame_jax.sharding import shardings
+
+T = TypeVar("T")
 
 Params = dict[str, Any]
 """Nested dictionaries of arrays: `params["temporal"]["layers"]["attn_in"]["weight"]`."""
@@ -59,12 +61,25 @@ def init_params(config: ModelConfig, seed: int, mesh: Mesh) -> Params:
     def init() -> Params:
         return params_of(LM(config, rngs=nnx.Rngs(seed)))
 
-    # A random generator is much code for XLA to optimise and runs once: on a CPU that takes six times as long as this.
+    return make_quickly(init, param_shardings(abstract_model(config), mesh))
+
+
+def make_quickly(make: Callable[[], T], places: Any = None) -> T:
+    """Runs a function that draws random weights, compiled whole.
+
+    A random generator is much code for XLA to optimise, and it runs once: on a CPU its optimising takes six times as
+    long as all the rest.
+
+    Args:
+        make: without arguments.
+        places: shardings of the result; None leaves it on the default device.
+    """
+    platform = (
+        jax.default_backend() if places is None else jax.tree.leaves(places)[0].mesh.devices.flat[0].platform
+    )
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    options = quick if mesh.devices.flat[0].platform == "cpu" else None
-    return jax.jit(
-        init, out_shardings=param_shardings(abstract_model(config), mesh), compiler_options=options
-    )()
+    options = quick if platform == "cpu" else None
+    return jax.jit(make, out_shardings=places, compiler_options=options)()
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, places: TrainState) -> TrainState:

@@ -1,0 +1,40 @@
+"""`kame-jax train`: trains a model, or continues where an earlier run in the same folder stopped.
+
+Ctrl-C and SIGTERM save a checkpoint first; the exit status is then 130 or 75, and the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from kame_jax.cli.common import add_common, add_config, emit, read_config
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `train` to the command line."""
+    parser = subparsers.add_parser("train", help="train a model, or continue a run", description=__doc__)
+    add_config(parser)
+    add_common(parser)
+    parser.set_defaults(func=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Train what the configuration says."""
+    config = read_config(args)
+    if config is None:
+        return
+    from kame_jax.train.loop import run
+
+    result = run(config)
+    emit(args, result, _text(result))
+
+
+def _text(result: dict[str, Any]) -> str:
+    """The result for people."""
+    last = result["metrics"] or {}
+    lines = [f"step {result['step']}: loss {last.get('loss/total', float('nan')):.4f}"]
+    if result["evaluation"]:
+        lines.append(f"evaluation: loss {result['evaluation']['eval/loss/total']:.4f}")
+    lines += [f"checkpoint: {result['checkpoint']}", f"curves: {result['plot']}"]
+    return "\n".join(lines)
