@@ -75,7 +75,7 @@ def tokenise(config: RunConfig, folder: Path) -> dict[str, Any]:
     """The bundled dialogues as records in `folder/train` and `folder/heldout`; returns what they hold."""
     dialogues = read_dialogues(ROOT)
     splits = {entry.id: entry.split for entry in sample_entries()}
-    _, mimi = load_mimi(TINY)
+    mimi = load_mimi(TINY)
     encode = mimi_encoder(mimi, config.model.n_q // 2)
     with _progress() as bar:
         task = bar.add_task("recordings", total=2 * len(dialogues))
@@ -144,7 +144,7 @@ def answer(out: Path) -> Answers:
     """Streams the held-out questions from the exported checkpoint, greedily, under the three oracles."""
     tokenizer = load_tokenizer(TOKENIZER)
     config, model = load_checkpoint(out / "kame")
-    _, mimi = load_mimi(out / "kame")
+    mimi = load_mimi(out / "kame")
     quiet = encode_recording(
         codec.prepare(mimi, config.num_user_rows), np.zeros((1, mimi.config.frame_size), np.float32)
     )[0, :, 0]
@@ -245,7 +245,7 @@ def _changed_oracle(
 def show(out: Path, answers: Answers) -> list[Path]:
     """Pictures and sound of the first held-out question under each oracle."""
     tokenizer = load_tokenizer(TOKENIZER)
-    _, mimi = load_mimi(out / "kame")
+    mimi = load_mimi(out / "kame")
     ready = codec.prepare(mimi, answers.config.dep_q)
     chosen = answers.conversations[0]
     dialogue = read_dialogue(ROOT, chosen.entry.id)

@@ -200,7 +200,7 @@ def _sound(
     from kame_jax.oracle.text import decode_text
 
     config = model.config
-    mimi = load_mimi(args.codec or find_codec(args.checkpoint))[1]
+    mimi = load_mimi(args.codec or find_codec(args.checkpoint))
     mimi = codec.prepare(mimi, max(config.num_user_rows, config.dep_q))
     audio = read_audio(args.user, mimi.config.sample_rate, args.channel)
     log(f"{args.user}: {len(audio) / mimi.config.sample_rate:.2f} s")
