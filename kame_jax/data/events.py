@@ -116,7 +116,8 @@ def build_events(
         frame_rate: frames a second.
 
     Raises:
-        InputError: a record that is no mapping, or whose channel or time is no number; names its index.
+        InputError: a record that is no mapping, whose channel or time is no number, or whose prediction or hint is
+            no text; names its index.
     """
     channels = [_channel(i, record) for i, record in enumerate(records)]
     frame_pos, ratio, skip_forbid, predictions, hints = [], [], [], [], []
@@ -129,8 +130,7 @@ def build_events(
             raise InputError(
                 f"oracle record {i}: timestamp_ms {record['timestamp_ms']!r}, expected milliseconds"
             ) from e
-        prediction = encode_oracle(tokenizer, record.get("prediction") or "")
-        hint = encode_oracle(tokenizer, record.get("hint") or "")
+        prediction, hint = (_tokens(tokenizer, i, record, field) for field in ("prediction", "hint"))
         if not 0 <= frame < num_frames or not (prediction or hint):
             continue
         frame_pos.append(frame)
@@ -148,6 +148,15 @@ def _channel(index: int, record: Mapping[str, Any]) -> int:
         return int(record.get("channel", 0))
     except (TypeError, ValueError) as e:
         raise InputError(f"oracle record {index}: channel {record['channel']!r}, expected 0 or 1") from e
+
+
+def _tokens(
+    tokenizer: SentencePieceProcessor, index: int, record: Mapping[str, Any], field: str
+) -> list[int]:
+    text = record.get(field) or ""
+    if not isinstance(text, str):
+        raise InputError(f"oracle record {index}: {field} {text!r}, expected text")
+    return encode_oracle(tokenizer, text)
 
 
 def _ratio(value: Any) -> float:

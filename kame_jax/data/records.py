@@ -153,8 +153,8 @@ def _count(
     codes: Iterable[np.ndarray], total: int, progress: Callable[[int, int], None]
 ) -> Iterator[np.ndarray]:
     for i, item in enumerate(codes):
-        yield item
         progress(i + 1, total)
+        yield item
 
 
 def merge_text(text: Sequence[int], codes: np.ndarray, pad_id: int) -> np.ndarray:

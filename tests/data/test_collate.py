@@ -8,9 +8,9 @@ import pytest
 
 from kame_jax.config import ModelConfig, TransformerConfig
 from kame_jax.data.collate import REFERENCE, OracleAugment, collate_row, oracle_row
-from kame_jax.data.events import OracleEvents
+from kame_jax.data.events import OracleEvents, pack_events
 from kame_jax.data.records import Record
-from kame_jax.data.samples import make_samples
+from kame_jax.data.samples import Sample, make_samples
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
 
@@ -38,7 +38,9 @@ def model(name):
 
 def record(item):
     events = {
-        side: OracleEvents(**{name: np.array(values, np.int32) for name, values in item[f"{side}_events"].items()})
+        side: OracleEvents(
+            **{name: np.array(values, np.int32) for name, values in item[f"{side}_events"].items()}
+        )
         for side in "AB"
     }
     return Record(item["id"], {side: np.array(item[side], np.int32) for side in "AB"}, events)
@@ -52,7 +54,9 @@ def samples_of(case):
     return make_samples(RECORDS, model(case["model"]), speakers=case["speakers"], **cut)
 
 
-@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: f"{c['model']}-{c['cut']}-{''.join(c['speakers'])}")
+@pytest.mark.parametrize(
+    "case", GOLDEN["cases"], ids=lambda c: f"{c['model']}-{c['cut']}-{''.join(c['speakers'])}"
+)
 def test_batches_equal_the_reference_collator(case):
     samples = samples_of(case)
     inputs = np.array(case["inputs"])
@@ -67,22 +71,21 @@ def test_batches_equal_the_reference_collator(case):
     assert [int(row["frames"]) for row in rows] == [s.columns.shape[1] for s in samples]
 
 
-def test_a_cleared_tail_shows_nothing_of_an_older_answer():
-    sample = make_samples(RECORDS, model("kame"))[0]
-    keep, clear = (oracle_row(sample, OracleSchedule(500, 3, tail=tail)) for tail in ("keep", "clear"))
-    last = int(sample.events.frame_pos.max())
-    assert (keep[:last] == clear[:last]).all()
-    answer = next(
-        sample.events.hint(i) if sample.events.ratio[i] >= 1 and sample.events.hint(i).size else sample.events.prediction(i)
-        for i in np.flatnonzero(sample.events.frame_pos == last)[::-1]
+def test_the_schedule_decides_about_the_tail_of_an_older_answer():
+    events = pack_events([2, 6], [0.5, 0.5], [0, 1], [[11, 12, 13, 14, 15, 16, 17], [21, 22]], [[], []])
+    columns = np.zeros((7, 14), np.int32)
+    sample = Sample("x", columns, columns, events)
+    keep, clear = (
+        oracle_row(sample, OracleSchedule(500, 3, tail=tail)).tolist() for tail in ("keep", "clear")
     )
-    assert (clear[last + 1 + len(answer) :] == 3).all()
+    assert clear == [3, 3, 500, 11, 12, 13, 500, 21, 22, 3, 3, 3, 3, 3]
+    assert keep == [3, 3, 500, 11, 12, 13, 500, 21, 22, 17, 3, 3, 3, 3]
 
 
 def test_tokens_that_do_not_fit_the_model_come_as_one_list():
     tokens = {"A": np.full((4, 5), 49, np.int32), "B": np.full((4, 5), 50, np.int32)}
     bad = Record("odd", tokens, RECORDS[0].events)
-    short = Record("short", {side: tokens["A"][:2] for side in "AB"}, RECORDS[0].events)
+    short = Record("short", dict.fromkeys("AB", tokens["A"][:2]), RECORDS[0].events)
     with pytest.raises(InputError) as error:
         make_samples([bad, short], model("kame"))
     assert len(error.value.problems) == 3

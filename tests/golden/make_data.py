@@ -31,7 +31,9 @@ sys.modules[generation.__name__] = generation  # dataclasses look their module u
 source = (Path(sys.argv[1]) / "tools" / "oracle_generation.py").read_text()
 exec("\n".join(line for line in source.splitlines() if not line.startswith("type ")), vars(generation))
 
-VOCABULARY = "Martha Oliver Rome Tokyo red green in with from one the Zoë naïve 日本 attic x I'm café ok".split()
+VOCABULARY = (
+    "Martha Oliver Rome Tokyo red green in with from one the Zoë naïve 日本 attic x I'm café ok".split()
+)
 
 
 def random_words(rng: random.Random, speaker: str, count: int, *, odd: bool) -> list[dict]:
@@ -41,7 +43,14 @@ def random_words(rng: random.Random, speaker: str, count: int, *, odd: bool) -> 
         start = round(time / 0.08) * 0.08 if i % 3 == 0 else round(time, 3)
         end = start + rng.choice((0.0, 0.07, 0.16, 0.24, 0.5, 0.8))
         word = rng.choice(VOCABULARY)
-        words.append({"speaker": speaker, "word": f" {word} " if odd and i % 4 == 0 else word, "start": start, "end": end})
+        words.append(
+            {
+                "speaker": speaker,
+                "word": f" {word} " if odd and i % 4 == 0 else word,
+                "start": start,
+                "end": end,
+            }
+        )
         time = end + rng.choice((-0.04, 0.0, 0.05, 0.3, 1.2))
         time = max(time, start)
     if odd:
@@ -83,7 +92,9 @@ def dialogue_words(rng: random.Random) -> list[dict]:
     for _ in range(rng.randint(2, 5)):
         for _ in range(rng.randint(1, 7)):
             end = round(time + rng.choice((0.1, 0.25, 0.5)), 3)
-            words.append({"speaker": speaker, "word": rng.choice(VOCABULARY), "start": round(time, 3), "end": end})
+            words.append(
+                {"speaker": speaker, "word": rng.choice(VOCABULARY), "start": round(time, 3), "end": end}
+            )
             time = end + rng.choice((0.0, 0.05, 0.2, 1.1))
         speaker = "B" if speaker == "A" else "A"
         time = max(0.0, time + rng.choice((-0.3, 0.1, 0.4, 1.5)))
@@ -103,7 +114,9 @@ def simulations() -> list[dict]:
             lambda r: "" if r.total_word_count % 5 == 4 else f" {r.next_speaker} {r.next_utterance_hint[:9]}",
             time_interval=interval,
         )
-        records = [vars(p) for p in generator.generate_predictions(generation.words_from_word_transcript(words))]
+        records = [
+            vars(p) for p in generator.generate_predictions(generation.words_from_word_transcript(words))
+        ]
         cases.append({"words": words, "interval": interval, "records": records})
     return cases
 
@@ -113,7 +126,9 @@ def oracle_records(rng: random.Random) -> list[dict]:
     for _ in range(rng.randint(0, 8)):
         record = {
             "timestamp_ms": rng.choice((-100, 0, 80, 500, 1000, 1500, 2400, 2399.9, 9000, None)),
-            "prediction": rng.choice(("", " Martha from Rome ", "In Tokyo\nwith Oliver\n\nnow", "red green blue red", None)),
+            "prediction": rng.choice(
+                ("", " Martha from Rome ", "In Tokyo\nwith Oliver\n\nnow", "red green blue red", None)
+            ),
             "hint": rng.choice(("", "Oliver from Rome", "the red one", "\n", None)),
             "current_spoken_ratio": rng.choice((0.2, 0.6, 1.0, 1.0, None, "x", "0.9")),
             "channel": rng.choice((0, 0, 1, "1")),
@@ -176,7 +191,9 @@ def collations() -> dict:
             count = rng.randint(0, 6)
             packed = {}
             for name in ("pred", "hint"):
-                tokens = [[rng.randrange(500) for _ in range(rng.choice((0, 2, 5, 12)))] for _ in range(count)]
+                tokens = [
+                    [rng.randrange(500) for _ in range(rng.choice((0, 2, 5, 12)))] for _ in range(count)
+                ]
                 packed[f"{name}_values"] = [t for ts in tokens for t in ts]
                 packed[f"{name}_offsets"] = np.cumsum([0, *map(len, tokens)]).tolist()
             packed["frame_pos"] = [rng.randrange(frames) for _ in range(count)]
@@ -208,7 +225,9 @@ def collations() -> dict:
                 examples = [dict(zip(features, values)) for values in zip(*features.values())]
                 oracles = {}
                 for augment, options in AUGMENTS.items():
-                    collator = DataCollator(-1, oracle_pad_id=3, oracle_start_id=numbers["text_card"], **options)
+                    collator = DataCollator(
+                        -1, oracle_pad_id=3, oracle_start_id=numbers["text_card"], **options
+                    )
                     collator.set_current_step(14)
                     torch.manual_seed(7)
                     collated = collator(examples)

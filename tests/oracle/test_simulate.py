@@ -36,7 +36,12 @@ def test_the_hint_strategy_says_nothing_early_and_the_truth_when_the_question_is
     words = [Word("B", w, 0.3 * i, 0.3 * i + 0.3) for i, w in enumerate(asked)]
     words += [Word("A", w, 2.8 + 0.4 * i, 3.2 + 0.4 * i) for i, w in enumerate("Martha from Rome".split())]
     said = {r["timestamp_ms"]: r["prediction"] for r in simulate_oracle(words, HintStrategy())}
-    assert said == {1500: "Martha from", 2000: "Martha from", 2500: "Martha from Rome", 3000: "Martha from Rome"}
+    assert said == {
+        1500: "Martha from",
+        2000: "Martha from",
+        2500: "Martha from Rome",
+        3000: "Martha from Rome",
+    }
 
 
 def test_foreign_speakers_and_intervals_are_refused():
@@ -47,7 +52,10 @@ def test_foreign_speakers_and_intervals_are_refused():
         simulate_oracle([], HintStrategy(), interval=0)
 
 
-@pytest.mark.parametrize("item", [{"speaker": "A", "word": "x", "start": 0}, {"speaker": "A", "word": "x", "start": "?", "end": 1}, 3])
+@pytest.mark.parametrize(
+    "item",
+    [{"speaker": "A", "word": "x", "start": 0}, {"speaker": "A", "word": "x", "start": "?", "end": 1}, 3],
+)
 def test_a_broken_word_is_named_by_its_index(item):
     good = {"speaker": "A", "word": "x", "start": 0, "end": 1}
     with pytest.raises(InputError, match="word 1: "):

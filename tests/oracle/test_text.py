@@ -1,5 +1,6 @@
 """An answer becomes the same tokens however it is cut, and reads back as the same words."""
 
+import itertools
 import re
 
 import pytest
@@ -11,7 +12,9 @@ from kame_jax.errors import InputError
 from kame_jax.oracle.text import OracleText, decode_text, encode_oracle, finish, load_tokenizer, push
 
 WORDS = st.lists(
-    st.sampled_from(["Martha", "from", "Rome", "red", "attic", "Zoë", "four.", ",", "x", " ", "\n", "\n\n", "\t", "日本"]),
+    st.sampled_from(
+        ["Martha", "from", "Rome", "red", "attic", "Zoë", "four.", ",", "x", " ", "\n", "\n\n", "\t", "日本"]
+    ),
     max_size=12,
 )
 
@@ -34,7 +37,7 @@ def streamed(tokenizer, deltas):
 def test_any_cut_of_an_answer_gives_the_tokens_of_the_whole(tokenizer, words, spaces, cuts):
     text = (" " if spaces else "").join(words)
     edges = [0, *sorted(min(c, len(text)) for c in cuts), len(text)]
-    deltas = [text[a:b] for a, b in zip(edges, edges[1:])]
+    deltas = [text[a:b] for a, b in itertools.pairwise(edges)]
     assert streamed(tokenizer, deltas) == encode_oracle(tokenizer, text)
 
 

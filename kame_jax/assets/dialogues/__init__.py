@@ -1,0 +1,1 @@
+"""The bundled dialogues and the script that made them."""

@@ -7,11 +7,9 @@ project does. Same seed and same library versions give the same bytes. Run: pyth
 from __future__ import annotations
 
 import argparse
-import ctypes
+import io
 import json
 import random
-import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +17,21 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
-import soundfile
-import soxr
 
+from kame_jax.assets.dialogues.speech import RATE, Espeak, write_opus
 from kame_jax.oracle.simulate import CHANNELS, Request, Word, hint_level, simulate_oracle, words_to_json
 
 SEED = 20260
-RATE = 24_000
 FRAME = 0.08
 TICK = 0.5
 """Seconds between two oracle requests."""
 EXCHANGES = 3
 """Questions of a training dialogue; a held-out one has one."""
-PER_QUESTION = 12
+PER_QUESTION = 13
 """Times each question is asked in training."""
-REVISED, UNKNOWN = 60, 16
+REVISED, UNKNOWN = 100, 18
 HELD_OUT_WORDS = 2
 """Fact words of each slot that never go with a question in training."""
-OPUS_COMPRESSION = 0.995
-VOICES = {"A": (b"en-gb+m3", 175, 45), "B": (b"en-us+f3", 195, 60)}
 
 SLOTS = {
     "name": "Martha Oliver Sofia Victor Emily Daniel Laura Henry".split(),
@@ -66,76 +60,6 @@ KINDS = {
 UNKNOWN_ANSWERS = ("Nobody told me", "Sorry nobody told me")
 
 
-def _crc_of_byte(byte: int) -> int:
-    crc = byte << 24
-    for _ in range(8):
-        crc = (crc << 1) ^ 0x104C11DB7 if crc & 0x80000000 else crc << 1
-    return crc
-
-
-CRC_TABLE = [_crc_of_byte(byte) for byte in range(256)]
-
-
-class Espeak:
-    """espeak-ng through its C library: audio and the sample at which the word at each character begins."""
-
-    def __init__(self) -> None:
-        self.lib = ctypes.CDLL("libespeak-ng.so.1")
-        self.rate = self.lib.espeak_Initialize(2, 0, None, 0)
-        self.audio: list[np.ndarray] = []
-        self.starts: dict[int, int] = {}
-        callback_type = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-        )
-        self.callback = callback_type(self._receive)
-        self.lib.espeak_SetSynthCallback(self.callback)
-
-    def _receive(self, samples: Any, count: int, events: Any) -> int:
-        i = 0
-        while events[i].type != 0:
-            if events[i].type == 1:
-                self.starts.setdefault(events[i].text_position - 1, events[i].sample)
-            i += 1
-        if count:
-            self.audio.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    def __call__(self, text: str, speaker: str) -> tuple[np.ndarray, list[tuple[float, float]]]:
-        """Speech (float32 [samples] at 24 kHz) and each word's (start, end) in seconds."""
-        voice, words_per_minute, pitch = VOICES[speaker]
-        self.lib.espeak_SetVoiceByName(voice)
-        self.lib.espeak_SetParameter(1, words_per_minute, 0)
-        self.lib.espeak_SetParameter(3, pitch, 0)
-        self.audio, self.starts = [], {}
-        data = text.encode()
-        self.lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)
-        pcm = np.concatenate(self.audio)
-        last = int(np.nonzero(np.abs(pcm) > 150)[0][-1]) + 1
-        places = [m.start() for m in re.finditer(r"\S+", text)]
-        if missing := [p for p in places if p not in self.starts]:
-            raise RuntimeError(f"{text!r}: espeak-ng marked no word at characters {missing}")
-        edges = [s / self.rate for s in (*(self.starts[p] for p in places), last)]
-        audio = soxr.resample(pcm[:last].astype(np.float32) / 32768, self.rate, RATE)
-        return audio, list(zip(edges[:-1], edges[1:], strict=True))
-
-
-class _EventId(ctypes.Union):
-    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
-
-
-class _Event(ctypes.Structure):
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", _EventId),
-    )
-
-
 @dataclass(frozen=True)
 class Question:
     """One question (kind and thing), and the fact words kept for its held-out dialogue."""
@@ -146,6 +70,7 @@ class Question:
 
     @property
     def slots(self) -> list[str]:
+        """Slots of the answer, in its order."""
         return [w[1:-1] for w in KINDS[self.kind][1].split() if w[0] == "{"]
 
     def facts(self, rng: random.Random, *, held_out: bool = False, avoid: Sequence[str] = ()) -> list[str]:
@@ -157,6 +82,7 @@ class Question:
         return drawn
 
     def answer(self, facts: Sequence[str]) -> str:
+        """The answer with these facts."""
         return KINDS[self.kind][1].format(**dict(zip(self.slots, facts, strict=True)))
 
 
@@ -175,8 +101,8 @@ class Exchange:
     """What the oracle says first: the same, unless revised."""
     other: tuple[str, ...]
     """Other facts: what a revised oracle says in the end, or what a test may let it say."""
-    change: int
-    """Slot from which on a revised answer follows `other`."""
+    window: range
+    """Frames in which the oracle of a revised exchange may change its mind."""
     words: tuple[Word, ...]
     clips: tuple[tuple[str, int, np.ndarray], ...]
     """Speaker, first sample and samples."""
@@ -195,18 +121,24 @@ class Exchange:
         return self.question.answer([self.facts[i] if i in right else g for i, g in enumerate(guess)])
 
 
-def exchange(question: Question, form: str, held_out: bool, begin: float, rng: random.Random, speak: Espeak) -> Exchange:
+def exchange(
+    question: Question, form: str, held_out: bool, begin: float, rng: random.Random, speak: Espeak
+) -> Exchange:
     """Speaks one exchange that begins at `begin`; A answers just after the oracle has heard the whole question."""
     asked = rng.choice(KINDS[question.kind][0]).format(thing=question.thing)
-    first = question.facts(rng, held_out=held_out)
-    other = question.facts(rng, held_out=held_out, avoid=first)
-    change = rng.randrange(1, len(first)) if form == "revised" else len(first)
-    facts = [*first[:change], *other[change:]]
-    said = rng.choice(UNKNOWN_ANSWERS) if form == "unknown" else question.answer(facts)
     asked_audio, asked_times = speak(asked, "B")
-    said_audio, said_times = speak(said, "A")
     known = TICK * -(-(begin + asked_times[-1][1]) // TICK)
     reply = known + rng.uniform(0.28, 0.44)
+    while True:
+        first = question.facts(rng, held_out=held_out)
+        other = question.facts(rng, held_out=held_out, avoid=first)
+        change = rng.randrange(1, len(first)) if form == "revised" else len(first)
+        facts = (*first[:change], *other[change:])
+        said = rng.choice(UNKNOWN_ANSWERS) if form == "unknown" else question.answer(facts)
+        said_audio, said_times = speak(said, "A")
+        window = change_window(question, [reply + start for start, _ in said_times], change)
+        if window or form != "revised":
+            break
     words, clips = [], []
     for speaker, audio, text, times, start in (
         ("B", asked_audio, asked, asked_times, begin),
@@ -217,35 +149,40 @@ def exchange(question: Question, form: str, held_out: bool, begin: float, rng: r
         for word, (left, right) in zip(text.split(), times, strict=True):
             words.append(Word(speaker, word, round(at / RATE + left, 3), round(at / RATE + right, 3)))
     return Exchange(
-        question, form, asked, said, tuple(facts), tuple(first), tuple(other), change, tuple(words), tuple(clips)
+        question, form, asked, said, facts, tuple(first), tuple(other), window, tuple(words), tuple(clips)
     )
 
 
-def revise(records: list[dict[str, Any]], exchange: Exchange, rng: random.Random) -> list[dict[str, Any]]:
-    """The oracle records of a revised exchange: asked before the last word, answered late, then differently mid-answer.
+def change_window(question: Question, starts: Sequence[float], change: int) -> range:
+    """Frames in which another answer may come so that the facts from slot `change` on follow it.
 
-    The second answer comes so that the first fact that follows it can be read a frame before it is spoken, and the
-    fact before not until a frame after that one was: whoever reads the newest word available says what was recorded.
+    Fact `change` of it can then be read a frame before it is spoken, and the fact before not until a frame after that
+    one was: whoever reads the newest word available says what was recorded. `starts`: of the words said, seconds.
     """
+    places = [i for i, w in enumerate(KINDS[question.kind][1].split()) if w[0] == "{"]
+    if not 0 < change < len(places):
+        return range(0)
+    frames = [int(starts[i] // FRAME) for i in places]
+    return range(frames[change - 1] - places[change - 1] - 1, frames[change] - places[change] - 2)
+
+
+def revise(records: list[dict[str, Any]], exchange: Exchange, rng: random.Random) -> list[dict[str, Any]]:
+    """Oracle records of a revised exchange: asked before the last word, answered late, then otherwise mid-answer."""
     known = next(r for r in records if r["current_spoken_ratio"] == 1.0)
-    asked = known["total_word_count"] - len([w for w in exchange.words if w.speaker == "B"])
-    asked_at = (known["total_word_count"] - asked - 1) / (known["total_word_count"] - asked)
-    spoken = [w for w in exchange.words if w.speaker == "A"]
-    places = [i for i, w in enumerate(KINDS[exchange.question.kind][1].split()) if w[0] == "{"]
-    frames = [int(spoken[i].start // FRAME) for i in places]
-    change = exchange.change
-    earliest = frames[change - 1] - places[change - 1] - 1
-    latest = frames[change] - places[change] - 3
-    if earliest > latest:
-        raise RuntimeError(f"{exchange.said!r}: no room to change fact {change}: frames {frames}, places {places}")
-    frame = rng.randint(earliest, latest)
-    first = {**known, "prediction": exchange.question.answer(exchange.first), "current_spoken_ratio": asked_at}
+    heard = len(exchange.asked.split())
+    first = {
+        **known,
+        "prediction": exchange.question.answer(exchange.first),
+        "current_spoken_ratio": (heard - 1) / heard,
+    }
     second = {**first, "prediction": exchange.question.answer(exchange.other)}
-    second["timestamp_ms"] = int((frame + 0.5) * FRAME * 1000)
+    second["timestamp_ms"] = int((rng.choice(exchange.window) + 0.5) * FRAME * 1000)
     return [*(r for r in records if r["timestamp_ms"] < known["timestamp_ms"]), first, second]
 
 
-def dialogue(plan: Sequence[tuple[Question, str]], held_out: bool, rng: random.Random, speak: Espeak):
+def dialogue(
+    plan: Sequence[tuple[Question, str]], held_out: bool, rng: random.Random, speak: Espeak
+) -> tuple[np.ndarray, list[Word], list[dict[str, Any]], list[Exchange]]:
     """A dialogue of some exchanges: audio float32 [samples, 2], words, oracle records, and the exchanges."""
     exchanges: list[Exchange] = []
     begin = rng.uniform(0.1, 0.4)
@@ -270,45 +207,30 @@ def dialogue(plan: Sequence[tuple[Question, str]], held_out: bool, rng: random.R
         if e.form == "revised":
             replies = revise([r for r in mine if r["channel"] == CHANNELS["A"]], e, rng)
             mine = sorted(
-                [*replies, *(r for r in mine if r["channel"] == CHANNELS["B"])], key=lambda r: r["timestamp_ms"]
+                [*replies, *(r for r in mine if r["channel"] == CHANNELS["B"])],
+                key=lambda r: r["timestamp_ms"],
             )
         kept += mine
     return audio, words, kept, exchanges
 
 
-def write_opus(path: Path, audio: np.ndarray) -> None:
-    """Ogg Opus with a fixed stream serial number, so that the same audio gives the same bytes."""
-    soundfile.write(path, audio, RATE, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION)
-    data = bytearray(path.read_bytes())
-    at = 0
-    while at < len(data):
-        segments = data[at + 26]
-        size = 27 + segments + sum(data[at + 27 : at + 27 + segments])
-        data[at + 14 : at + 18] = struct.pack("<I", SEED)
-        data[at + 22 : at + 26] = bytes(4)
-        data[at + 22 : at + 26] = struct.pack("<I", ogg_crc(data[at : at + size]))
-        at += size
-    path.write_bytes(bytes(data))
-
-
-def ogg_crc(page: bytes | bytearray) -> int:
-    """Checksum of an Ogg page (RFC 3533): polynomial 0x04c11db7, not reflected."""
-    crc = 0
-    for byte in page:
-        crc = ((crc << 8) & 0xFFFFFFFF) ^ CRC_TABLE[(crc >> 24) ^ byte]
-    return crc
-
-
 def train_tokenizer(path: Path, rng: random.Random) -> None:
-    """SentencePiece model with the released tokenizer's special ids and byte fallback; each word of an answer is one piece."""
-    answers = [form.format(**{s: rng.choice(w) for s, w in SLOTS.items()}) for _, form in KINDS.values() for _ in range(2000)]
+    """SentencePiece model with the released special ids and byte fallback; each word of an answer is one piece."""
+    answers = [
+        form.format(**{s: rng.choice(w) for s, w in SLOTS.items()})
+        for _, form in KINDS.values()
+        for _ in range(2000)
+    ]
     answers += [*UNKNOWN_ANSWERS] * 200
-    sentences = [q.format(thing=t) for asked, _ in KINDS.values() for q in asked for t in THINGS] * 20 + answers
+    sentences = [
+        q.format(thing=t) for asked, _ in KINDS.values() for q in asked for t in THINGS
+    ] * 20 + answers
     sentences += sorted({w for s in sentences for w in s.split()}) * 500
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ',.?"
+    model_bytes = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
-        model_prefix=str(path.with_suffix("")),
+        model_writer=model_bytes,
         model_type="unigram",
         vocab_size=450,
         hard_vocab_limit=False,
@@ -322,7 +244,7 @@ def train_tokenizer(path: Path, rng: random.Random) -> None:
         num_threads=1,
         minloglevel=2,
     )
-    path.with_suffix(".vocab").unlink()
+    path.write_bytes(model_bytes.getvalue())
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
     split = sorted({w for s in answers for w in s.split() if len(model.encode(w)) != 1})
     if split:
@@ -355,6 +277,7 @@ def plans(rng: random.Random) -> list[tuple[str, list[tuple[Question, str]]]]:
 
 
 def main(root: Path) -> None:
+    """Writes the whole sample into `root`."""
     rng = random.Random(SEED)
     for folder in ("audio", "text", "oracle_raw"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -366,7 +289,7 @@ def main(root: Path) -> None:
     for i, (split, plan) in enumerate(plans(rng)):
         name = f"d{i:03d}"
         audio, words, records, exchanges = dialogue(plan, split == "heldout", rng, speak)
-        write_opus(root / "audio" / f"{name}.ogg", audio)
+        write_opus(root / "audio" / f"{name}.ogg", audio, SEED)
         write_json(root / "text" / f"{name}.json", words_to_json(words))
         write_json(root / "oracle_raw" / f"{name}.json", records)
         turns: list[dict[str, Any]] = []
