@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -19,11 +18,7 @@ from typing import NoReturn
 import kame_jax
 from kame_jax.errors import InputError
 
-COMMANDS = tuple(
-    name
-    for name in ("demo", "train", "evaluate", "stream", "codec", "bench")
-    if importlib.util.find_spec(f"kame_jax.cli.{name}")
-)
+COMMANDS = ("demo", "train", "evaluate", "stream", "codec")
 
 
 class Parser(argparse.ArgumentParser):

@@ -80,7 +80,7 @@ def write_audio(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: 
     return int(np.count_nonzero(np.abs(samples) > 1.0))
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Lets `write` fill a file that gets its name only when that returns; a failure leaves nothing behind.
 
     Raises:
