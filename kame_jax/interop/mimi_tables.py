@@ -6,6 +6,7 @@ Sources: kyutai-labs/moshi `models/compression.py` and `quantization/core_vq.py`
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from kame_jax.config import MimiConfig
@@ -17,6 +18,16 @@ CODEBOOK_ALIASES = {
     "embedding_sum": ("embed_avg", "embed_sum"),
 }
 
+IN_MEMORY = {
+    "encoder.layers.": "encoder.encoder_seanet.layers.",
+    "decoder.layers.": "decoder.decoder_seanet.layers.",
+    "encoder_transformer.": "encoder.encoder_transformer.",
+    "decoder_transformer.": "decoder.decoder_transformer.",
+    "downsample.": "encoder.downsample.",
+    "upsample.": "decoder.upsample.",
+}
+"""Prefixes of Hugging Face's files, and of its modules in memory."""
+
 
 def written(config: MimiConfig, layout: str) -> list[Rule]:
     """The rules of one layout: `mimi` (with the current attention names), `mimi-fused` or `mimi-hf`."""
@@ -27,17 +38,27 @@ def written(config: MimiConfig, layout: str) -> list[Rule]:
 
 def readable(config: MimiConfig) -> list[Rule]:
     """Every accepted name: both attention spellings, aliases of older files, and Hugging Face's."""
-    rules = {rule.key: rule for rule in _huggingface(config)}
+    rules: dict[str, Rule] = {}
+    for rule in _huggingface(config):
+        for key in (rule.key, _in_memory(rule.key)):
+            rules[key] = dataclasses.replace(rule, key=key)
     for fused in (False, True):
         for rule in _native(config, fused):
             rules[rule.key] = rule
             stem, _, name = rule.key.rpartition(".")
             for alias in CODEBOOK_ALIASES.get(name, ()):
-                rules[f"{stem}.{alias}"] = Rule(f"{stem}.{alias}", rule.path, rule.index, rule.fold)
+                rules[f"{stem}.{alias}"] = dataclasses.replace(rule, key=f"{stem}.{alias}")
             if name == "in_proj_weight":
-                key = f"{stem}.in_proj.weight"
-                rules[key] = Rule(key, rule.path, rule.index, rule.fold)
+                rules[f"{stem}.in_proj.weight"] = dataclasses.replace(rule, key=f"{stem}.in_proj.weight")
     return list(rules.values())
+
+
+def _in_memory(key: str) -> str:
+    """The name that transformers from version 5 on gives a tensor in its `state_dict()`, not in its files."""
+    for prefix, longer in IN_MEMORY.items():
+        if key.startswith(prefix):
+            return longer + key.removeprefix(prefix)
+    return key
 
 
 def _native(config: MimiConfig, fused: bool) -> Iterator[Rule]:

@@ -165,12 +165,9 @@ class NativeWeights:
         self.path = path
         self._read: tuple[str, np.ndarray] | None = None
         expected = tree.shapes(tree.abstract(config))
-        try:
-            with _quiet():
-                items = v1.checkpointables_metadata(path.absolute()).metadata
+        with _damage_of(path):
+            items = v1.checkpointables_metadata(path.absolute()).metadata
             self._stored = tree.flatten(items["params"])
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: damaged checkpoint: {' '.join(str(error).split())[:300]}") from None
         found = {p: tuple(leaf.shape) for p, leaf in self._stored.items()}
         found |= {p: shape for p, shape in expected.items() if not np.prod(shape)}
         problems = [f"missing: {p} {list(s)}" for p, s in expected.items() if p not in found]
@@ -217,14 +214,9 @@ class NativeWeights:
         stored = {p: t for p, t in targets.items() if p in self._stored}
         context = v1.Context()
         context.pytree.loading.partial_load = True
-        try:
-            with _quiet(), context:
-                items = v1.load_checkpointables(self.path.absolute(), {"params": tree.nest(stored)})
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.path}: damaged checkpoint: {' '.join(str(error).split())[:300]}"
-            ) from None
-        return tree.flatten(items["params"])
+        with _damage_of(self.path), context:
+            items = v1.load_checkpointables(self.path.absolute(), {"params": tree.nest(stored)})
+            return tree.flatten(items["params"])
 
 
 @dataclasses.dataclass
@@ -269,6 +261,20 @@ def _save_args(array: _Lazy, axes: tuple[str, ...]) -> ocp.SaveArgs:
 
 
 @contextlib.contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Turns whatever Orbax stumbles over in a checkpoint into one clear error."""
+    try:
+        with _quiet():
+            yield
+    except Exception as error:
+        # Orbax tries one reader after the other and reports the last; what happened first is the reason.
+        while error.__cause__ is not None or error.__context__ is not None:
+            error = error.__cause__ or error.__context__  # type: ignore[assignment]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{path}: damaged checkpoint: {reason}") from None
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without Orbax's remarks on choices that are made here on purpose."""
     logger = logging.getLogger("absl")
@@ -281,11 +287,9 @@ def _quiet() -> Iterator[None]:
 
 
 def jax_arrays(
-    weights: NativeWeights, shardings: Mapping[str, jax.sharding.Sharding], dtypes: Mapping[str, Any]
-) -> dict:
+    weights: NativeWeights, places: Mapping[str, jax.sharding.Sharding], dtypes: Mapping[str, Any]
+) -> dict[str, jax.Array]:
     """All arrays on their devices, each device reading its own part, in the given dtypes."""
-    targets = {
-        p: jax.ShapeDtypeStruct(shape, dtypes[p], sharding=shardings[p])
-        for p, shape in weights.shapes.items()
-    }
-    return weights.restore(targets)
+    targets = {p: jax.ShapeDtypeStruct(s, dtypes[p], sharding=places[p]) for p, s in weights.shapes.items()}
+    empty = {p: jax.device_put(np.zeros(t.shape, t.dtype), places[p]) for p, t in targets.items() if not t.size}
+    return weights.restore(targets) | empty

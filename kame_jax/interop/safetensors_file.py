@@ -266,12 +266,14 @@ def save(
 def _read_header(path: Path, fd: int, size: int) -> tuple[dict, int]:
     """The parsed header and where the data starts."""
     start = os.pread(fd, 512, 0)
-    foreign = _foreign(path, start)
-    if foreign:
-        raise InputError(f"{path}: {foreign}")
+    length = int.from_bytes(start[:8], "little")
+    # Eight bytes of length, then a brace: magic numbers of other formats can be lengths, too.
+    if start[8:9] != b"{" or length > MAX_HEADER_BYTES:
+        foreign = _foreign(path, start)
+        if foreign:
+            raise InputError(f"{path}: {foreign}")
     if size < 8:
         raise InputError(f"{path}: {size} bytes are too few for a safetensors file")
-    (length,) = struct.unpack("<Q", start[:8])
     if length > MAX_HEADER_BYTES:
         raise InputError(f"{path}: not a safetensors file (its header would be {length} bytes long)")
     if 8 + length > size:
@@ -301,7 +303,7 @@ def _foreign(path: Path, start: bytes) -> str | None:
         return "a Git LFS pointer, not the file itself: run `git lfs pull`"
     if start.startswith(b"\x89HDF"):
         return "an HDF5 file; only safetensors is read"
-    if start.lstrip()[:1] == b"<":
+    if start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
         return "a web page, not weights (a download that needed a login?)"
     return None
 

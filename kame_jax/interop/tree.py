@@ -21,15 +21,23 @@ from kame_jax.model.lm import LM
 M = TypeVar("M", bound=nnx.Module)
 
 
+class _OneKey:
+    """Stands for `nnx.Rngs` where only shapes matter: counting draws would take most of the time."""
+
+    def params(self) -> jax.Array:
+        """The key of every draw."""
+        return jax.random.key(0)
+
+
 def abstract_lm(config: ModelConfig, param_dtype: Any = jnp.float32, dtype: Any = None) -> LM:
     """The language model with `jax.ShapeDtypeStruct` in place of its weights."""
-    model: LM = nnx.eval_shape(lambda: LM(config, rngs=nnx.Rngs(0), param_dtype=param_dtype, dtype=dtype))
+    model: LM = nnx.eval_shape(lambda: LM(config, rngs=_OneKey(), param_dtype=param_dtype, dtype=dtype))
     return model
 
 
 def abstract_mimi(config: MimiConfig) -> Mimi:
     """The codec with `jax.ShapeDtypeStruct` in place of its weights."""
-    mimi: Mimi = nnx.eval_shape(lambda: Mimi(nnx.Rngs(0), config))
+    mimi: Mimi = nnx.eval_shape(lambda: Mimi(_OneKey(), config))
     return mimi
 
 

@@ -1,0 +1,44 @@
+"""Weights land straight on a device mesh: right numbers, each stored byte read once, a host reads its share."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from kame_jax.config import load_model
+from kame_jax.interop import tree
+from kame_jax.interop.checkpoint import Checkpoint, open_checkpoint
+from kame_jax.interop.export import export
+from kame_jax.interop.native import Meta, save
+from kame_jax.interop.weights import ArrayWeights
+from tests.interop.files import fuse, write
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_a_checkpoint_is_sliced_onto_eight_devices(tmp_path):
+    config = load_model("tiny")
+    temporal = dataclasses.replace(config.temporal, dim=128, num_heads=8, num_layers=2, ffn_dim=256)
+    config = dataclasses.replace(config, temporal=temporal, text_card=500)  # 501 rows, which nothing divides
+    rng = np.random.default_rng(0)
+    arrays = {
+        path: rng.normal(size=shape).astype(np.float32) for path, shape in tree.shapes(tree.abstract(config)).items()
+    }
+    made = Checkpoint("made", "kame_jax", config, ArrayWeights(arrays))
+    export(made, tmp_path / "kame", "kame")
+    # The fused spelling has each projection of a layer, or of all weight sets, in one tensor: it is cut, too.
+    source = write(tmp_path / "fused", fuse(load_file(tmp_path / "kame" / "model.safetensors")))
+    shutil.copy(tmp_path / "kame" / "config.json", source / "config.json")
+    opened = open_checkpoint(source)
+    save(tmp_path / "ours", opened.weights, Meta(opened.config))
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.interop.mesh_worker", source, tmp_path / "ours"],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.strip().endswith("ok")
