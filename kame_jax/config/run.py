@@ -135,6 +135,8 @@ class LossConfig:
     """Weight of the first codebook of each speaker."""
     acoustic_weight: NonNegativeFloat = 1.0
     """Weight of the other codebooks."""
+    audio_weight: NonNegativeFloat = 1.0
+    """Factor of the whole audio loss beside the text loss (KAME's paper has 1.5, its released code none)."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def total_loss(parts: Parts, weights: LossConfig, counts: dict[str, jax.Array] |
     counts = counts or token_counts(parts)
     text = _mean(parts["text_non_pad"].loss, counts["text_non_pad"])
     text = text + weights.text_padding_weight * _mean(parts["text_pad"].loss, counts["text_pad"])
-    return text + _audio_loss(parts, weights, counts)
+    return text + weights.audio_weight * _audio_loss(parts, weights, counts)
 
 
 def _audio_loss(parts: Parts, weights: LossConfig, counts: dict[str, jax.Array]) -> jax.Array:
@@ -160,7 +160,8 @@ def report(parts: Parts, weights: LossConfig) -> dict[str, jax.Array]:
     counts = token_counts(parts)
     audio = _audio_loss(parts, weights, counts)
     total = total_loss(parts, weights)
-    values |= {"loss/text_total": total - audio, "loss/audio_total": audio, "loss/total": total}
+    text = total - weights.audio_weight * audio
+    values |= {"loss/text_total": text, "loss/audio_total": audio, "loss/total": total}
     return values
 
 
