@@ -121,10 +121,8 @@ class Checkpoints:
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{path}: no state that this run can continue from: {reason}") from error
-        if items["data"] != {"seed": self.seed, "step": step}:
-            raise InputError(
-                f"{path}: written with {items['data']}, expected seed {self.seed} and step {step}"
-            )
+        if items["data"]["seed"] != self.seed:
+            raise InputError(f"{path}: of a run with seed {items['data']['seed']}, this one has {self.seed}")
         self.provenance = meta.provenance
         found = tree.flatten({"params": items["params"], "opt_state": items["opt"]})
 
