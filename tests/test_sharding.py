@@ -44,7 +44,11 @@ def test_the_7b_is_cut_to_nearly_its_share_of_each_device(sizes, excess):
 
 def test_mimi_stays_whole():
     places = shardings(tree.abstract(load_codec("mimi")), abstract_mesh(1, 4, 2))
-    conv = {path: place.spec for path, place in places.items() if path.startswith(("encoder.", "quantizer.acoustic.codebooks"))}
+    conv = {
+        path: place.spec
+        for path, place in places.items()
+        if path.startswith(("encoder.", "quantizer.acoustic.codebooks"))
+    }
     assert all(set(spec) <= {None} for spec in conv.values())
 
 
@@ -63,7 +67,9 @@ def test_an_axis_of_one_device_cuts_nothing_and_is_not_logged(caplog):
 
 
 def test_two_dimensions_on_one_mesh_axis_are_refused():
-    with pytest.raises(ValueError, match=r"w \('embed', 'embed'\): both embed and embed map to the mesh axis fsdp"):
+    with pytest.raises(
+        ValueError, match=r"w \('embed', 'embed'\): both embed and embed map to the mesh axis fsdp"
+    ):
         partition_spec("w", ("embed", "embed"), (4, 4), abstract_mesh(1, 2, 1))
 
 

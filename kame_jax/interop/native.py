@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -38,6 +39,8 @@ except ImportError:  # until Orbax moves its first version out of `experimental`
     from orbax.checkpoint.experimental import v1
 
 FORMAT_VERSION = 1
+META_NAME = "data.json"
+"""The file that Orbax's own JSON handler reads and writes in an item."""
 CHUNK_BYTES = 32 << 20
 """Largest piece of an array in a file of its own; stacked layers and weight sets are cut apart first."""
 
@@ -69,9 +72,9 @@ def read_meta(path: Path) -> Meta:
     Raises:
         InputError: it is missing, damaged, or of a newer format.
     """
-    file = path / "meta" / "data.json"
+    file = path / "meta" / META_NAME
     if not file.is_file():
-        raise InputError(f"{path}: has params/ but no meta/data.json: not a checkpoint of kame_jax")
+        raise InputError(f"{path}: has params/ but no meta/{META_NAME}: not a checkpoint of kame_jax")
     value = read_json(file)
     if value.get("format") != "kame_jax" or value.get("kind") not in KINDS:
         raise InputError(f"{file}: not the description of a kame_jax checkpoint")
@@ -108,24 +111,34 @@ def save(path: str | os.PathLike[str], weights: Weights, meta: Meta) -> None:
     axes = tree.axes(tree.abstract(meta.config))
     args = {p: _save_args(array, axes[p]) for p, array in lazy.items()}
     with building(target) as scratch, _quiet(), _checkpointer() as checkpointer:
-        checkpointer.save(
-            scratch / "checkpoint",
-            ocp.args.Composite(
-                params=ocp.args.PyTreeSave(tree.nest(lazy), save_args=tree.nest(args)),
-                meta=ocp.args.JsonSave(meta.to_json()),
-            ),
-        )
-        (scratch / "checkpoint").rename(target)
+        inside = scratch / "checkpoint"
+        params = ocp.args.PyTreeSave(tree.nest(lazy), save_args=tree.nest(args))
+        checkpointer.save(inside, ocp.args.Composite(params=params))
+        _add_meta(inside, meta)
+        inside.rename(target)
+
+
+def _add_meta(checkpoint: Path, meta: Meta) -> None:
+    """Adds the item `meta` to a checkpoint, as Orbax's JSON handler would have.
+
+    Saved together with `params`, a thread of Orbax would wait for minutes when those cannot be written.
+    """
+    (checkpoint / "meta").mkdir()
+    (checkpoint / "meta" / META_NAME).write_text(json.dumps(meta.to_json()))
+    index = checkpoint / "_CHECKPOINT_METADATA"
+    content = json.loads(index.read_text())
+    handler = ocp.JsonCheckpointHandler
+    content["item_handlers"]["meta"] = f"{handler.__module__}.{handler.__qualname__}"
+    index.write_text(json.dumps(content))
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """Writes `params` an array at a time, in files that need no further processing, and `meta` as JSON."""
+    """Writes `params` an array at a time, in files that need no further processing."""
     registry = ocp.type_handlers.create_type_handler_registry((_Lazy, _OneByOne(deepcopy_host_arrays=False)))
     params = ocp.PyTreeCheckpointHandler(
         use_ocdbt=False, use_zarr3=True, use_compression=False, type_handler_registry=registry
     )
-    meta = ocp.JsonCheckpointHandler(filename="data.json")
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=params, meta=meta))
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=params))
 
 
 def free_folder(path: str | os.PathLike[str]) -> Path:

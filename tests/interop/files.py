@@ -31,7 +31,9 @@ def mimi() -> Tensors:
     return load_file(GOLDEN / "mimi" / "model.safetensors")
 
 
-def write(folder: Path, tensors: Tensors, config: dict | None = None, name: str = "model.safetensors") -> Path:
+def write(
+    folder: Path, tensors: Tensors, config: dict | None = None, name: str = "model.safetensors"
+) -> Path:
     """A checkpoint folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / name)
@@ -54,7 +56,9 @@ def fuse(tensors: Tensors) -> Tensors:
 
 def expose(tensors: Tensors) -> Tensors:
     """Split layout to kame_finetune's: gate weights without a module."""
-    return {re.sub(r"(\.gating\..*linear_(?:in|out))\.weight$", r"\1_weight", k): v for k, v in tensors.items()}
+    return {
+        re.sub(r"(\.gating\..*linear_(?:in|out))\.weight$", r"\1_weight", k): v for k, v in tensors.items()
+    }
 
 
 def cast(tensors: Tensors, dtype: np.dtype) -> Tensors:

@@ -14,14 +14,15 @@ from kame_jax.interop.load import build_lm
 from kame_jax.interop.safetensors_file import SafetensorsFile
 from kame_jax.sharding import make_mesh, shardings
 
-
 # Rows here are a hundredth of the 7B's, and so is the shortest run worth a read of its own.
 safetensors_file.MIN_RUN_BYTES = 20
 
 
 def files_of(checkpoint):
     """The open files below a checkpoint's weights."""
-    return {source for source in checkpoint.weights.source.owner.values() if isinstance(source, SafetensorsFile)}
+    return {
+        source for source in checkpoint.weights.source.owner.values() if isinstance(source, SafetensorsFile)
+    }
 
 
 def check_values_and_bytes(source):
@@ -53,7 +54,11 @@ def check_one_hosts_share(source):
         [part] = checkpoint.weights.read(path, [box])
         wanted += part.nbytes
     read = sum(file.bytes_read for file in files_of(checkpoint))
-    total = sum(info.dtype.itemsize * int(np.prod(info.shape)) for file in files_of(checkpoint) for info in file.infos.values())
+    total = sum(
+        info.dtype.itemsize * int(np.prod(info.shape))
+        for file in files_of(checkpoint)
+        for info in file.infos.values()
+    )
     print(f"one host of eight: wants {wanted} of {total} bytes, reads {read}")
     assert wanted < 0.2 * total
     assert read <= 1.1 * wanted

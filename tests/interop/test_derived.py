@@ -82,7 +82,9 @@ def test_a_folder_with_base_and_adapters_needs_no_base_option(tmp_path):
 
 def test_lora_in_the_configuration_without_adapters_means_merged(tmp_path):
     tensors, config = golden("user_stream")
-    folder = write(tmp_path / "x", tensors, config | {"lora": True, "lora_rank": 128}, "consolidated.safetensors")
+    folder = write(
+        tmp_path / "x", tensors, config | {"lora": True, "lora_rank": 128}, "consolidated.safetensors"
+    )
     checkpoint = open_checkpoint(folder, lora="keep")
     assert checkpoint.config.lora is None
     assert any("taken as merged" in note for note in checkpoint.notes)
@@ -176,7 +178,9 @@ def test_a_tied_oracle_is_written_as_a_copy_and_folds_its_own_row(tmp_path):
         written = exported(checkpoint, tmp_path / layout, layout)
         assert written["oracle_emb.weight"].tobytes() == tensors["text_emb.weight"].tobytes()
     folded = exported(checkpoint, tmp_path / "folded", "moshi", fold_oracle=True)
-    np.testing.assert_array_equal(folded["text_emb.weight"], tensors["text_emb.weight"] + tensors["text_emb.weight"][PAD])
+    np.testing.assert_array_equal(
+        folded["text_emb.weight"], tensors["text_emb.weight"] + tensors["text_emb.weight"][PAD]
+    )
 
 
 def test_oracle_options_that_do_not_apply_are_refused(tmp_path):

@@ -97,7 +97,10 @@ BAD = {
         "conditioners.x: type 't5' is not supported, only lut or tensor with their options",
     ),
     "another tokenizer": (
-        {"conditioners": {"x": {"type": "lut", "lut": LUT["lut"] | {"tokenizer": "bpe"}}}, "fuser": {"sum": ["x"]}},
+        {
+            "conditioners": {"x": {"type": "lut", "lut": LUT["lut"] | {"tokenizer": "bpe"}}},
+            "fuser": {"sum": ["x"]},
+        },
         "conditioners.x.lut.tokenizer 'bpe' is not supported, only 'noop'",
     ),
 }
@@ -111,7 +114,9 @@ def test_an_option_that_is_not_supported_is_named(name):
     assert caught.value.problems == (message,)
 
 
-@pytest.mark.parametrize("change", [{"dim": "16"}, {"delays": 3}, {"n_q": 2.5}, {"conditioners": [1]}, {"card": None}])
+@pytest.mark.parametrize(
+    "change", [{"dim": "16"}, {"delays": 3}, {"n_q": 2.5}, {"conditioners": [1]}, {"card": None}]
+)
 def test_values_of_a_wrong_type_are_one_clear_error(change):
     with pytest.raises(InputError, match=r"^config\.json: "):
         kwargs.from_kwargs(BASE | change, "config.json")

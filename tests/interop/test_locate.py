@@ -41,7 +41,10 @@ def test_layouts_are_told_by_keys_and_not_by_names(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["decoder.model.layers.0.mlp.fc1.weight"], "this is Moshi of Hugging Face transformers .* not read; readable"),
+        (
+            ["decoder.model.layers.0.mlp.fc1.weight"],
+            "this is Moshi of Hugging Face transformers .* not read; readable",
+        ),
         (["audio_embs.0.weight"], "this is moshi_mlx"),
         (["h.0.attn.weight"], r"no known layout \(it has h\.0\.attn\.weight\)"),
         ([], "no tensor at all"),
@@ -62,7 +65,9 @@ def test_a_folder_is_searched_for_the_model_the_codec_and_adapters(tmp_path):
     write(folder, tensors, None, "c.safetensors")
     assert open_checkpoint(folder).provenance["files"] == ["b.safetensors"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"several files of weights \(b\.safetensors, c\.safetensors\): name one"):
+    with pytest.raises(
+        InputError, match=r"several files of weights \(b\.safetensors, c\.safetensors\): name one"
+    ):
         open_checkpoint(folder)
 
 
@@ -103,7 +108,9 @@ def test_a_file_alone_takes_the_ready_configuration_of_its_sizes(tmp_path):
     checkpoint = open_checkpoint(write(tmp_path / "x", tensors))
     assert checkpoint.config == ready
     assert checkpoint.notes == ["configuration taken from the ready one with these sizes: moshi_test_asset"]
-    overlaid = open_checkpoint(write(tmp_path / "y", tensors, {"model_type": "moshi", "delays": [0, 2, 2, 2]}))
+    overlaid = open_checkpoint(
+        write(tmp_path / "y", tensors, {"model_type": "moshi", "delays": [0, 2, 2, 2]})
+    )
     assert overlaid.config.delays == (0, 2, 2, 2)
 
 
@@ -182,7 +189,7 @@ def hub(tmp_path, monkeypatch):
 def test_a_repository_gives_its_model_at_a_revision(tmp_path, hub):
     tensors, config = golden("user_stream")
     write(hub.root / "org" / "repo", tensors, config | {"moshi_name": "m.safetensors"}, "m.safetensors")
-    config, model = load_checkpoint("hf://org/repo@v1.0")
+    config, _ = load_checkpoint("hf://org/repo@v1.0")
     assert config.dep_q == 16
     assert hub.asked == [("org/repo", "config.json", "v1.0"), ("org/repo", "m.safetensors", "v1.0")]
 
@@ -199,7 +206,12 @@ def test_a_repository_without_configuration_is_looked_through(hub):
 def test_a_configuration_may_point_to_a_file_of_another_repository(hub):
     tensors, config = golden("user_stream")
     write(hub.root / "org" / "weights", tensors, None, "w.safetensors")
-    write(hub.root / "org" / "adapted", {}, config | {"moshi_name": "hf://org/weights/w.safetensors"}, "none.safetensors")
+    write(
+        hub.root / "org" / "adapted",
+        {},
+        config | {"moshi_name": "hf://org/weights/w.safetensors"},
+        "none.safetensors",
+    )
     assert open_checkpoint("hf://org/adapted").config.dep_q == 16
 
 
@@ -221,5 +233,7 @@ def test_what_the_hub_cannot_do_is_one_line(hub, monkeypatch):
         raise hub_errors.LocalEntryNotFoundError("not cached\nand no network")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(InputError, match="not in the cache and the hub cannot be reached: not cached and no network"):
+    with pytest.raises(
+        InputError, match="not in the cache and the hub cannot be reached: not cached and no network"
+    ):
         open_checkpoint("hf://org/repo")

@@ -27,7 +27,8 @@ def test_a_checkpoint_is_sliced_onto_eight_devices(tmp_path):
     config = dataclasses.replace(config, temporal=temporal, text_card=500)  # 501 rows, which nothing divides
     rng = np.random.default_rng(0)
     arrays = {
-        path: rng.normal(size=shape).astype(np.float32) for path, shape in tree.shapes(tree.abstract(config)).items()
+        path: rng.normal(size=shape).astype(np.float32)
+        for path, shape in tree.shapes(tree.abstract(config)).items()
     }
     made = Checkpoint("made", "kame_jax", config, ArrayWeights(arrays))
     export(made, tmp_path / "kame", "kame")

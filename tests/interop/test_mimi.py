@@ -19,7 +19,10 @@ ALIASES = [("_initialized", "inited"), ("cluster_usage", "cluster_size"), ("embe
 
 def split(tensors):
     """The current attention names."""
-    renames = [("self_attn.in_proj_weight", "self_attn.in_projs.0.weight"), ("out_proj.weight", "out_projs.0.weight")]
+    renames = [
+        ("self_attn.in_proj_weight", "self_attn.in_projs.0.weight"),
+        ("out_proj.weight", "out_projs.0.weight"),
+    ]
     return {rename(key, renames): value for key, value in tensors.items()}
 
 
@@ -123,7 +126,12 @@ def test_a_codec_in_a_short_dtype_computes_in_float32_and_is_written_as_it_was(t
 
 
 def test_the_codec_is_found_beside_a_model_and_by_name(tmp_path):
-    folder = write(tmp_path / "both", mimi(), {"mimi_name": "codec.safetensors", "mimi_config_name": "c.json"}, "codec.safetensors")
+    folder = write(
+        tmp_path / "both",
+        mimi(),
+        {"mimi_name": "codec.safetensors", "mimi_config_name": "c.json"},
+        "codec.safetensors",
+    )
     (folder / "c.json").write_text(json.dumps(CONFIG))
     model = load_file(GOLDEN / "lm" / "no_positions" / "model.safetensors")
     save_file(model, folder / "model.safetensors")
@@ -139,7 +147,10 @@ def test_the_released_configuration_is_the_default_and_survives_both_ways():
 
 
 def test_options_of_other_codecs_are_named(tmp_path):
-    odd = CONFIG | {"seanet": CONFIG["seanet"] | {"norm": "weight_norm", "pad_mode": "reflect"}, "quantizer": None}
+    odd = CONFIG | {
+        "seanet": CONFIG["seanet"] | {"norm": "weight_norm", "pad_mode": "reflect"},
+        "quantizer": None,
+    }
     with pytest.raises(InputError) as caught:
         mimi_kwargs.from_kwargs(odd, "odd.json")
     assert caught.value.problems == (

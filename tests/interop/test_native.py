@@ -142,10 +142,16 @@ DAMAGE = {
     "an array is cut": (cut_array, "damaged checkpoint"),
     "the structure is unreadable": (break_structure, "damaged checkpoint"),
     "no description": (lambda path: shutil.rmtree(path / "meta"), r"no meta/data\.json"),
-    "another program's description": (edit_meta(format="other"), "not the description of a kame_jax checkpoint"),
+    "another program's description": (
+        edit_meta(format="other"),
+        "not the description of a kame_jax checkpoint",
+    ),
     "a newer format": (edit_meta(format_version=99), "format 99 is newer than this program's 1"),
     "an unknown setting": (edit_meta(model={"n_q": 16}), "data.json: model"),
-    "the description of another model": (other_model, r"wrong shape: audio_emb\.weight is \[16, 11, 12\], expected"),
+    "the description of another model": (
+        other_model,
+        r"wrong shape: audio_emb\.weight is \[16, 11, 12\], expected",
+    ),
 }
 
 

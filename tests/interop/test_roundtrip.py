@@ -98,7 +98,9 @@ def test_strange_numbers_survive_even_where_dtypes_are_mixed(tmp_path):
     tensors, config = golden("user_stream")
     key = "emb.0.weight"
     bits = np.arange(tensors[key].size, dtype=np.uint32).astype(np.uint16) * np.uint16(251)
-    strange = bits.view(ml_dtypes.bfloat16).reshape(tensors[key].shape)  # NaN payloads, infinities, subnormals
+    strange = bits.view(ml_dtypes.bfloat16).reshape(
+        tensors[key].shape
+    )  # NaN payloads, infinities, subnormals
     mixed = tensors | {key: strange}
     ours = through_ours(write(tmp_path / "strange", mixed, config), tmp_path / "ours")
     export(ours, tmp_path / "back", "moshi")
@@ -121,10 +123,17 @@ def test_the_exported_configuration_describes_the_same_model(tmp_path, case):
 
 def test_loader_keys_of_the_source_are_written_again(tmp_path):
     tensors, config = golden("user_stream")
-    config |= {"model_type": "moshi", "tokenizer_name": "t.model", "lm_gen_config": {"temp": 0.5}, "moshi_name": "x"}
+    config |= {
+        "model_type": "moshi",
+        "tokenizer_name": "t.model",
+        "lm_gen_config": {"temp": 0.5},
+        "moshi_name": "x",
+    }
     ours = through_ours(write(tmp_path / "source", tensors, config), tmp_path / "ours")
     export(ours, tmp_path / "back", "moshi")
-    assert json.loads((tmp_path / "back" / "config.json").read_text()) == config | {"moshi_name": "model.safetensors"}
+    assert json.loads((tmp_path / "back" / "config.json").read_text()) == config | {
+        "moshi_name": "model.safetensors"
+    }
     export(ours, tmp_path / "finetune", "finetune")
     bare = json.loads((tmp_path / "finetune" / "moshi_lm_kwargs.json").read_text())
     assert not {"model_type", "tokenizer_name", "lm_gen_config", "moshi_name"} & set(bare)

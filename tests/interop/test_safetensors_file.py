@@ -20,7 +20,9 @@ from kame_jax.interop.safetensors_file import DTYPES, SafetensorsFile, Safetenso
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):
     path = tmp_path_factory.mktemp("file") / "numbers.safetensors"
-    save_file({"a": np.arange(3 * 4 * 5 * 6, dtype=np.int32).reshape(12, 30), "b": np.ones((2,), np.float16)}, path)
+    save_file(
+        {"a": np.arange(3 * 4 * 5 * 6, dtype=np.int32).reshape(12, 30), "b": np.ones((2,), np.float16)}, path
+    )
     return path
 
 
@@ -99,16 +101,25 @@ BAD = {
     "huge header": (struct.pack("<Q", 1 << 40) + b"{}", "not a safetensors file"),
     "header cut": (header({"a": GOOD}, b"\0" * 8)[:20], "truncated"),
     "data cut": (header({"a": GOOD}, b"\0" * 5), "truncated: its tensors take 8 bytes, the file holds 5"),
-    "data too long": (header({"a": GOOD}, b"\0" * 12), "corrupt: its tensors take 8 bytes, the file holds 12"),
+    "data too long": (
+        header({"a": GOOD}, b"\0" * 12),
+        "corrupt: its tensors take 8 bytes, the file holds 12",
+    ),
     "list header": (header([1]), "expected a JSON object"),
     "entry not an object": (header({"a": 3}), "corrupt"),
     "unknown dtype": (header({"a": GOOD | {"dtype": "F7"}}, b"\0" * 8), "unknown dtype 'F7'"),
     "negative size": (header({"a": GOOD | {"shape": [-2]}}, b"\0" * 8), "whole numbers"),
     "float size": (header({"a": GOOD | {"shape": [2.0]}}, b"\0" * 8), "whole numbers"),
     "missing field": (header({"a": {"dtype": "F32"}}, b"\0" * 8), "shape"),
-    "size of another shape": (header({"a": GOOD | {"shape": [3]}}, b"\0" * 8), "takes 12 bytes, the header gives 8"),
+    "size of another shape": (
+        header({"a": GOOD | {"shape": [3]}}, b"\0" * 8),
+        "takes 12 bytes, the header gives 8",
+    ),
     "overlap": (header({"a": GOOD, "b": GOOD}, b"\0" * 8), "starts at byte 0 of the data, expected 8"),
-    "hole": (header({"a": GOOD | {"data_offsets": [4, 12]}}, b"\0" * 12), "starts at byte 4 of the data, expected 0"),
+    "hole": (
+        header({"a": GOOD | {"data_offsets": [4, 12]}}, b"\0" * 12),
+        "starts at byte 4 of the data, expected 0",
+    ),
 }
 
 

@@ -23,7 +23,10 @@ TENSORS = {  # checkpoints.md sections 1 and 2; the 2B with its conditioner's th
 
 def covered(slots, shapes):
     """How often each slice that a key can name is named."""
-    axes = {path: max((len(slot.index) for slot in slots.values() if slot.path == path), default=0) for path in shapes}
+    axes = {
+        path: max((len(slot.index) for slot in slots.values() if slot.path == path), default=0)
+        for path in shapes
+    }
     seen = {path: np.zeros(shape[: axes[path]], np.int8) for path, shape in shapes.items()}
     for slot in slots.values():
         seen[slot.path][slot.at] += 1
@@ -76,7 +79,10 @@ FULL = {"a.0": TensorInfo((3,), F32), "a.1": TensorInfo((3,), F32), "b": TensorI
 MISFITS = {
     "missing": ({"a.1": None}, [r"missing: a\.1 \[3\]"]),
     "unknown": ({"c": TensorInfo((1,), F32)}, [r"unknown: c \[1\]"]),
-    "out of range": ({"a.2": TensorInfo((3,), F32)}, [r"unknown: a\.2 \[3\] \(outside the model: k 2 of 2\)"]),
+    "out of range": (
+        {"a.2": TensorInfo((3,), F32)},
+        [r"unknown: a\.2 \[3\] \(outside the model: k 2 of 2\)"],
+    ),
     "wrong shape": ({"b": TensorInfo((5, 4), F32)}, [r"wrong shape: b is \[5, 4\], expected \[4, 5\]"]),
     "wrong dtype": ({"b": TensorInfo((4, 5), np.dtype(np.int8))}, ["wrong dtype: b is int8"]),
     "twice": ({"a": TensorInfo((2, 3), F32)}, [r"given more than once: a, a\.0, a\.1"]),
