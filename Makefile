@@ -71,7 +71,7 @@ check: lint test
 
 golden: $(VENV)/.ready-test
 	@[ -e .venv-golden/.ready ] || { tests/golden/setup.sh .venv-golden $(BIN)/python; touch .venv-golden/.ready; }
-	@for script in tests/golden/make_*.py; do .venv-golden/bin/python "$$script"; done
+	@for script in make_lm make_mimi; do .venv-golden/bin/python "tests/golden/$$script.py"; done
 
 clean:
 	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

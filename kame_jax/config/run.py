@@ -149,6 +149,8 @@ class DropoutConfig:
     """Probability of a sample to read no text at all (`text_emb_dropout`)."""
     semantic: Fraction = 0.0
     """Probability of a sample not to read the model's own semantic codebook (`semantic_emb_dropout`)."""
+    code: Fraction = 0.0
+    """Probability of a single audio code, of either speaker, not to be read."""
     own: Fraction = 0.0
     """Probability of a sample not to hear the model's own voice at all."""
     user: Fraction = 0.0

@@ -25,7 +25,7 @@ def drop_inputs(inputs: jax.Array, key: jax.Array, rates: DropoutConfig, config:
     Returns:
         int32 `[batch, rows, length]`.
     """
-    text_key, token_key, semantic_key, own_key, user_key = jax.random.split(key, 5)
+    text_key, token_key, semantic_key, own_key, user_key, code_key = jax.random.split(key, 6)
     batch = inputs.shape[0]
     text = inputs[:, 0]
     special = (text == config.text_padding_id) | (text == ZERO_ID) | (text == config.text_card)
@@ -42,4 +42,5 @@ def drop_inputs(inputs: jax.Array, key: jax.Array, rates: DropoutConfig, config:
     ):
         dropped = jax.random.bernoulli(row_key, rate, (batch, 1, 1))
         inputs = inputs.at[:, rows].set(jnp.where(dropped, ZERO_ID, inputs[:, rows]))
-    return inputs
+    code = jax.random.bernoulli(code_key, rates.code, inputs[:, 1:].shape)
+    return inputs.at[:, 1:].set(jnp.where(code, ZERO_ID, inputs[:, 1:]))

@@ -1,0 +1,71 @@
+"""`kame-jax stream` as a new user runs it: the bundled model, a bundled question, sound and picture out."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from kame_jax.assets import TINY
+from kame_jax.cli.main import main
+from kame_jax.data.sample import ROOT, sample_entries
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stream")
+    status = main(
+        ["stream", "--out", str(folder / "a.wav"), "--picture", str(folder / "a.png"), "--greedy", "--json"]
+    )
+    return folder, status
+
+
+def test_the_bundled_model_answers_a_bundled_question_with_sound_of_the_same_length(answer):
+    folder, status = answer
+    assert status == 0
+    name = sample_entries("heldout")[0].id
+    heard, said = (
+        soundfile.info(str(f)) for f in (next((ROOT / "audio").glob(f"{name}.*")), folder / "a.wav")
+    )
+    assert said.samplerate == 24_000
+    assert abs(said.frames / said.samplerate - heard.frames / heard.samplerate) < 1e-3
+    assert (folder / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
+    np.savez(tmp_path / "in.npz", user_audio=np.zeros((4, 20), np.int32))
+    (tmp_path / "log.jsonl").write_text('{"frame": 3, "op": "replace", "tokens": [20, 21]}\n')
+    arguments = [
+        "--user",
+        str(tmp_path / "in.npz"),
+        "--out",
+        str(tmp_path / "out.npz"),
+        "--checkpoint",
+        str(TINY),
+    ]
+    assert main(["stream", *arguments, "--oracle", str(tmp_path / "log.jsonl"), "--greedy", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    with np.load(tmp_path / "out.npz") as file:
+        assert file["text"].shape == (19,)
+        assert file["audio"].shape == (4, 19)
+    assert result["frames"] == 19
+    assert result["oracle_tokens_read"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--user", "nowhere.wav"], "nowhere.wav"),
+        (["--text-top-k", "0"], "text_top_k is 0"),
+        (["--out", "reply.npz"], "must end in .wav"),
+        (["--checkpoint", "nowhere"], "nowhere"),
+        (["--oracle", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_status_2(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["stream", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
