@@ -85,11 +85,15 @@ def conditions(model: OracleLM, texts: list[dict] = (), tensors: list[dict] = ()
 
 @torch.no_grad()
 def forward(case: str, model: OracleLM, frames: int, seed: int, condition=None, extra=None) -> None:
-    """`LMModel.forward` on random codes, with the oracle where the model has one, and without it."""
+    """`LMModel.forward` on random codes: with an oracle where the model has one, and there also without it."""
     codes, oracle = random_codes(model, 2, frames, seed)
-    found = {"codes": codes} | outputs(model(codes, condition))
-    if model.oracle != "none":
-        found |= {"oracle": oracle} | outputs(model(codes, condition, oracle), "_oracle")
+    if model.oracle == "none":
+        found = {"codes": codes} | outputs(model(codes, condition))
+    else:
+        found = {"codes": codes, "oracle": oracle} | outputs(model(codes, condition, oracle))
+        found |= outputs(model(codes, condition), "_no_oracle")
+    if condition is not None:
+        found["condition"] = model.fuser.get_sum(condition)[:, 0]
     save(case, "forward", found | (extra or {}))
 
 
@@ -132,7 +136,7 @@ def stream(
             out = gen.step_with_oracle(user[step][:, :, None], row, extra_heads=heads)
             if heads and out is not None:
                 out, probabilities = out
-                extra.append(torch.stack(probabilities)[:, :, 0])
+                extra.append(torch.stack(probabilities, dim=1)[:, :, 0])
             tokens.append((nothing if out is None else out)[:, :, 0].clone())
     found = {"user": user, "tokens": torch.stack(tokens), "text_logits": torch.stack(text_logits)}
     if pauses:
@@ -193,17 +197,24 @@ def gradients(model: OracleLM, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def train(model: OracleLM, batches: list[Batch], steps: int) -> dict[str, torch.Tensor]:
-    """AdamW as kame_finetune sets it, on all parameters, at a rate that shows: each step's loss, last parameters."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1)
-    totals = []
+    """Clipping and AdamW as kame_finetune sets them, in its two groups, at rates that show.
+
+    Returns each step's loss and gradient norm, and the last parameters.
+    """
+    depth = [p for name, p in model.named_parameters() if name.startswith(("depformer", "linears"))]
+    others = [p for name, p in model.named_parameters() if not name.startswith(("depformer", "linears"))]
+    groups = [{"params": others, "lr": 1e-3}, {"params": depth, "lr": 2e-3}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1)
+    totals, norms = [], []
     for step in range(steps):
         optimizer.zero_grad()
         total = loss(model, batches[step % len(batches)])["total"]
         total.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
         optimizer.step()
         totals.append(total.detach())
     final = {f"final.{name}": p.detach().clone() for name, p in model.named_parameters()}
-    return {"adamw_losses": torch.stack(totals)} | final
+    return {"adamw_losses": torch.stack(totals), "adamw_norms": torch.stack(norms)} | final
 
 
 def make_kame() -> None:
@@ -220,15 +231,14 @@ def make_kame() -> None:
     steps, log = 300, oracle_log(300, 12)
     (OUT / "kame" / "oracle.jsonl").write_text("".join(json.dumps(event) + "\n" for event in log))
     row = read_log(log, model, steps)[:, None].expand(-1, 2)
-    save_stream("kame", "stream_oracle", model, steps, 2, 102, oracle=row)
-    save_stream("kame", "stream_idle", model, steps, 1, 105, oracle=torch.full((steps, 1), 3))
-    save_stream("kame", "stream_none", model, 60, 2, 102)
+    save_stream("kame", "stream_oracle", model, steps, 2, 208, oracle=row)
+    save_stream("kame", "stream_idle", model, steps, 1, 203, oracle=torch.full((steps, 1), 3))
     rng = np.random.default_rng(16)
     per_row = torch.from_numpy(rng.integers(0, model.text_card + 1, (160, 4)))
-    save_stream("kame", "stream_pauses", model, 160, 4, 106, oracle=per_row, pauses=True)
+    save_stream("kame", "stream_pauses", model, 160, 4, 201, oracle=per_row, pauses=True)
 
     rng = np.random.default_rng(18)
-    batches = [make_batch(model, (14, 9, 6), rng), make_batch(model, (13, 16, 12), rng)]
+    batches = [make_batch(model, (14, 9, 6), rng), make_batch(model, (13, 14, 12), rng)]
     found = batch_tensors(batches[0]) | batch_tensors(batches[1], "_other") | gradients(model, batches[0])
     found |= parts_tensors(loss(model, batches[0], LossWeights(0.3, 7.0, 2.0)), "_weights")
     tie = OracleLM("tie", **KAME)
@@ -253,7 +263,6 @@ def make_user_stream() -> None:
     model = build(USER_STREAM, "none", 2)
     save_checkpoint("user_stream", model, USER_STREAM)
     forward("user_stream", model, 12, 21)
-    save_stream("user_stream", "stream", model, 60, 2, 22)
     batch = make_batch(model, (9, 5), np.random.default_rng(23))
     save("user_stream", "loss", batch_tensors(batch) | gradients(model, batch))
 
@@ -268,14 +277,13 @@ def make_dev_2b() -> None:
 
 @torch.no_grad()
 def make_stt() -> None:
-    """No depth transformer. `LMModel.forward` asks for one, so the text pass and the extra heads are called alone."""
+    """No depth transformer. `LMModel.forward` asks for one, so the text pass is called alone."""
     model = build(STT, "none", 4)
     save_checkpoint("stt", model, STT)
     codes, _ = random_codes(model, 2, 24, 41)
     columns = torch.cat([model._get_initial_token().expand(2, -1, -1), codes], dim=2)[:, :, :-1]
-    h, text_logits = model.forward_text(columns)
-    heads = torch.stack([head(h) for head in model.extra_heads])
-    save("stt", "forward", {"codes": codes, "text_logits": text_logits, "extra_heads": heads})
+    _, text_logits = model.forward_text(columns)
+    save("stt", "forward", {"codes": codes, "text_logits": text_logits, "text_mask": codes[:, :1] >= 0})
     save_stream("stt", "stream", model, 60, 2, 42)
 
 

@@ -108,6 +108,9 @@ def build(kwargs: dict, oracle: str, seed: int) -> OracleLM:
             nn.init.uniform_(parameter, 0.5, 1.5)
             if name.endswith("bias"):
                 parameter.data.sub_(1.0)
+        elif name.startswith(("emb.", "text_emb.", "oracle_emb.")):
+            # Small inputs, so that the epsilon of the first norms shows.
+            parameter.data.mul_(0.1)
     for norm in getattr(model, "depformer_norms", []):
         # The reference's own training forward hands a codebook's `[frames, dim]` to an RMSNorm that wants three axes.
         norm.register_forward_pre_hook(lambda module, args: args[0][:, None] if args[0].dim() == 2 else None)
