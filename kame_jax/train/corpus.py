@@ -51,7 +51,7 @@ class Tokenizers:
     def mimi(self) -> Mimi:
         """The codec's weights."""
         if self.codec is not None:
-            return load_mimi(self.codec)[1]
+            return load_mimi(self.codec)
         config, seed = self.random_codec
         return make_quickly(lambda: Mimi(nnx.Rngs(seed), config))
 

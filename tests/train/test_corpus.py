@@ -1,0 +1,117 @@
+"""The data of a run: dialogues are tokenised once, again when anything changed, and keep their tokenizers."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from kame_jax.codec.mimi import Mimi
+from kame_jax.config import MimiConfig, QuantizerConfig, load_codec, load_run
+from kame_jax.data.sample import ROOT, sample_entries
+from kame_jax.data.samples import make_samples
+from kame_jax.errors import InputError
+from kame_jax.interop import load_mimi, tree
+from kame_jax.interop.beside import find_codec, find_tokenizer
+from kame_jax.train import corpus
+from kame_jax.train.corpus import Tokenizers, find_tokenizers, fingerprint, keep_tokenizers, read_records
+from tests.train.small import MODEL, write_records
+
+TINY = load_run("tiny")
+
+
+@pytest.fixture
+def dialogues(tmp_path):
+    """Two bundled dialogues in a folder of their own."""
+    folder = tmp_path / "dialogues"
+    for entry in sample_entries()[:2]:
+        for place in ("audio", "text", "oracle_raw"):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            for file in (ROOT / place).glob(f"{entry.id}.*"):
+                shutil.copy(file, folder / place)
+    shutil.copy(ROOT / "tokenizer.model", folder)
+    return folder
+
+
+@pytest.fixture
+def encodings(monkeypatch):
+    """Counts how often the codec is asked; its codes are the loudness of frames."""
+    asked = []
+
+    def encoder(mimi, codebooks):
+        def encode(recordings):
+            asked.append(len(recordings))
+            for audio in recordings:
+                frames = -(-len(audio) // 1920)
+                yield np.tile(np.arange(frames) % TINY.model.card, (codebooks, 1)).astype(np.int32)
+
+        return encode
+
+    monkeypatch.setattr(corpus, "mimi_encoder", encoder)
+    monkeypatch.setattr(Tokenizers, "mimi", lambda self: tree.abstract_mimi(self.random_codec[0]))
+    return asked
+
+
+def read(folder, cache):
+    return read_records(folder, TINY.model, lambda: find_tokenizers(TINY, folder), cache)
+
+
+def test_dialogues_are_tokenised_once(dialogues, encodings, tmp_path):
+    first, second = (read(dialogues, tmp_path / "records") for _ in range(2))
+    assert len(encodings) == 1
+    assert [record.id for record in first] == [record.id for record in second]
+    assert all((a.tokens["A"] == b.tokens["A"]).all() for a, b in zip(first, second, strict=True))
+    assert read_records(next((tmp_path / "records").iterdir()), TINY.model, pytest.fail)
+
+
+def test_dialogues_that_changed_are_tokenised_again(dialogues, encodings, tmp_path):
+    read(dialogues, tmp_path / "records")
+    file = next((dialogues / "oracle_raw").iterdir())
+    file.write_text(file.read_text() + "\n")
+    read(dialogues, tmp_path / "records")
+    assert len(encodings) == 2
+
+
+def test_a_failed_tokenisation_leaves_no_records(dialogues, encodings, tmp_path):
+    next((dialogues / "text").iterdir()).write_text("[]")
+    with pytest.raises(InputError, match="1 dialogues cannot be read"):
+        read(dialogues, tmp_path / "records")
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_codec_that_does_not_fit_the_model_is_refused(dialogues, monkeypatch):
+    small = MimiConfig(quantizer=QuantizerConfig(bins=16))
+    monkeypatch.setattr(Tokenizers, "mimi", lambda self: tree.abstract_mimi(small))
+    with pytest.raises(InputError, match="32 codebooks of 16 entries, the model expects at least 4 of 256"):
+        read(dialogues, None)
+
+
+def test_dialogues_without_a_tokenizer_are_refused(dialogues, tmp_path):
+    (dialogues / "tokenizer.model").unlink()
+    with pytest.raises(InputError, match="no tokenizer.model in it, and data.tokenizer is null"):
+        read(dialogues, None)
+
+
+def test_a_run_folder_keeps_the_tokenizers_of_its_dialogues(dialogues, tmp_path, monkeypatch):
+    tools = Tokenizers(dialogues / "tokenizer.model", None, (load_codec("tiny"), 3))
+    made = tools.mimi()
+    monkeypatch.setattr(Tokenizers, "mimi", lambda self: made)
+    run = tmp_path / "run"
+    (run / "checkpoints" / "5").mkdir(parents=True)
+    keep_tokenizers(tools, run)
+    assert find_tokenizer(run / "checkpoints" / "5").read_bytes() == tools.text.read_bytes()
+    mimi = load_mimi(find_codec(run))
+    assert mimi.config == load_codec("tiny")
+    assert isinstance(mimi, Mimi)
+    for a, b in zip(jax.tree.leaves(mimi), jax.tree.leaves(made), strict=True):
+        assert (np.asarray(a) == np.asarray(b)).all()
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_records(tmp_path / name, seed=seed)
+    a, b, c = (
+        fingerprint(make_samples(read_records(tmp_path / name, MODEL, pytest.fail), MODEL)) for name in "abc"
+    )
+    assert a == b != c

@@ -1,0 +1,106 @@
+"""Evaluation: sums over the whole data set, the oracle's worth, and the command that prints them."""
+
+import json
+
+import pytest
+
+from kame_jax.cli.main import main
+from kame_jax.config import LossConfig
+from kame_jax.data.records import load_records
+from kame_jax.data.samples import make_samples
+from kame_jax.sharding import make_mesh
+from kame_jax.train.corpus import schedule_of
+from kame_jax.train.evaluation import make_evaluation
+from kame_jax.train.loop import run
+from kame_jax.train.metrics import Silent
+from kame_jax.train.state import abstract_model, init_params
+from tests.train.small import MODEL, run_config, with_settings, write_records
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    write_records(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A run of one step, evaluated at its end."""
+    folder = tmp_path_factory.mktemp("run")
+    config = with_settings(run_config(folder, data, steps=1), data__eval_path=str(data))
+    return folder, run(config, progress=Silent())
+
+
+def evaluated(capsys, *arguments):
+    assert main(["evaluate", *map(str, arguments), "--max-frames", "24", "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_batch_size_changes_nothing(data):
+    mesh = make_mesh()
+    samples = make_samples(load_records(data), MODEL)
+    params = init_params(MODEL, 1, mesh)
+    results = [
+        make_evaluation(
+            abstract_model(MODEL), samples, schedule_of(MODEL, "clear"), LossConfig(), mesh, batch_size=n
+        )(params)
+        for n in (2, 5)
+    ]
+    # Float32 sums in another order; the two results hold the same names.
+    assert results[0] == pytest.approx(results[1], rel=1e-5, abs=1e-6)
+
+
+def test_the_gap_is_what_the_oracle_takes_off_the_loss_and_adds_to_the_accuracy(trained):
+    values = trained[1]["evaluation"]
+    for part in ("text_non_pad", "audio_semantic"):
+        loss, accuracy = f"loss/{part}", f"accuracy/{part}"
+        assert values[f"eval/gap/{loss}"] == pytest.approx(
+            values[f"eval/idle/{loss}"] - values[f"eval/{loss}"]
+        )
+        assert values[f"eval/gap/{accuracy}"] == pytest.approx(
+            values[f"eval/{accuracy}"] - values[f"eval/idle/{accuracy}"]
+        )
+    assert values["eval/gap/loss/text_non_pad"] != 0
+
+
+def test_the_command_says_what_the_run_said_of_the_same_data(trained, data, capsys):
+    folder, result = trained
+    found = evaluated(capsys, "--checkpoint", folder, "--data", data)
+    expected = {
+        name.removeprefix("eval/"): value for name, value in result["evaluation"].items() if name != "step"
+    }
+    assert found["samples"] == 5
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_the_command_can_leave_the_oracle_out_and_take_the_other_speaker(trained, data, capsys):
+    options = ("--checkpoint", trained[0], "--data", data)
+    alone, other = (evaluated(capsys, *options, *more) for more in (["--no-oracle"], ["--speakers", "A,B"]))
+    assert not [name for name in alone if name.startswith(("idle/", "gap/"))]
+    assert alone["loss/text_non_pad"] != trained[1]["evaluation"]["eval/loss/text_non_pad"]
+    assert other["samples"] == 10
+
+
+def test_people_get_a_table(trained, data, capsys):
+    assert main(["evaluate", "--checkpoint", str(trained[0]), "--data", str(data)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["recorded", "idle", "oracle", "gap"]
+    assert any(line.startswith("loss/text_non_pad") and len(line.split()) == 4 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--speakers", "C"], "--speakers 'C': expected A, B or A,B"),
+        (["--batch-size", "0"], "--batch-size 0: expected at least 1"),
+        (["--min-frames", "99"], "no piece has --min-frames 99 frames"),
+        (["--checkpoint", "nowhere"], "nowhere: no such file or folder"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(trained, data, capsys, options, message):
+    assert main(["evaluate", "--checkpoint", str(trained[0]), "--data", str(data), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
