@@ -62,12 +62,6 @@ def deviations(plan: Plan, source: TensorSource) -> Deviations:
     return found
 
 
-def read_leaf(plan: Plan, path: str, source: TensorSource, dtype: np.dtype | None = None) -> np.ndarray:
-    """One of our arrays, whole, on the host. `dtype` None keeps the file's."""
-    shape = plan.shapes[path]
-    return read_regions(plan, path, source, [tuple((0, size) for size in shape)], dtype)[0]
-
-
 def read_regions(
     plan: Plan, path: str, source: TensorSource, boxes: Sequence[Box], dtype: np.dtype | None = None
 ) -> list[np.ndarray]:

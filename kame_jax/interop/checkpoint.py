@@ -56,11 +56,6 @@ class Checkpoint:
     """What a person should know about it."""
 
     @property
-    def is_mimi(self) -> bool:
-        """Whether it is the codec and not the language model."""
-        return isinstance(self.config, MimiConfig)
-
-    @property
     def other_dtypes(self) -> Deviations:
         """See `assemble.deviations`."""
         return self.provenance.get("other_dtypes", {})
@@ -168,7 +163,8 @@ def _open_files(
     if layout.startswith("mimi"):
         return _open_mimi(located, config, source, layout, provenance)
     if layout == "moshi-q8":
-        source = Dequantized(source, source.infos["text_emb.weight"].dtype)
+        table = source.infos.get("text_emb.weight")
+        source = Dequantized(source, table.dtype if table else np.dtype(np.float32))
     return _open_lm(located, config, source, layout, provenance)
 
 
@@ -222,7 +218,7 @@ def _find_config(located: Located, config: object, source: TensorSource, notes: 
     """The configuration given, or beside the file, or of a ready model of the same sizes; sizes as in the tensors."""
     oracle = "separate" if any(key.startswith("oracle_emb.") for key in source.infos) else "none"
     sizes: Sizes | None = None
-    with contextlib.suppress(KeyError, IndexError):
+    with contextlib.suppress(KeyError, IndexError, ZeroDivisionError):
         sizes = read_sizes(source.infos)
     raw = kwargs.lm_kwargs(located.config or {})
     where = f"{located.name} ({located.config_name})"
@@ -321,12 +317,3 @@ def _ready_codecs() -> Mapping[str, MimiConfig]:
         with contextlib.suppress(InputError):
             codecs[name] = load_codec(name)
     return codecs
-
-
-def summary_dtypes(checkpoint: Checkpoint) -> dict[str, int]:
-    """Parameters by dtype."""
-    found: dict[str, int] = {}
-    for path, shape in checkpoint.weights.shapes.items():
-        name = checkpoint.weights.dtype(path).name
-        found[name] = found.get(name, 0) + int(np.prod(shape, dtype=np.int64))
-    return found

@@ -74,6 +74,8 @@ def export(
         rules = lm_tables.written(lm_config, layout)
         files = {WEIGHTS_NAME: [rule for rule in rules if not _is_adapter(rule)]}
         if lm_config.lora is not None:
+            if layout == "finetune":
+                raise InputError("kame_finetune has no LoRA: merge the adapters first")
             files[LORA_NAME] = [rule for rule in rules if _is_adapter(rule)]
         texts = _config_files(checkpoint, lm_config, layout)
     target = free_folder(folder)

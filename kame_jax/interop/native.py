@@ -304,5 +304,7 @@ def jax_arrays(
 ) -> dict[str, jax.Array]:
     """All arrays on their devices, each device reading its own part, in the given dtypes."""
     targets = {p: jax.ShapeDtypeStruct(s, dtypes[p], sharding=places[p]) for p, s in weights.shapes.items()}
-    empty = {p: jax.device_put(np.zeros(t.shape, t.dtype), places[p]) for p, t in targets.items() if not t.size}
+    empty = {
+        p: jax.device_put(np.zeros(t.shape, t.dtype), places[p]) for p, t in targets.items() if not t.size
+    }
     return weights.restore(targets) | empty

@@ -69,6 +69,7 @@ class SafetensorsFile:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self.bytes_read = 0
+        self._fd = -1
         try:
             self._fd = os.open(self.path, os.O_RDONLY)
         except OSError as error:
@@ -76,11 +77,13 @@ class SafetensorsFile:
         try:
             size = os.fstat(self._fd).st_size
             header, self._start = _read_header(self.path, self._fd, size)
-            self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
+            self.metadata = _metadata(self.path, header)
             self.infos, self._offsets = _check_entries(self.path, header, size - self._start)
-        except BaseException:
-            os.close(self._fd)
-            raise
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
+
+    def __del__(self) -> None:
+        self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -252,17 +255,6 @@ class SafetensorsWriter:
             raise ValueError(f"{self.path}: never written: {', '.join(sorted(self._todo))}")
 
 
-def save(
-    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write a small file in one go."""
-    infos = {key: TensorInfo(value.shape, value.dtype) for key, value in tensors.items()}
-    writer = SafetensorsWriter(path, infos, metadata)
-    for key, value in tensors.items():
-        writer.write(key, value)
-    writer.close()
-
-
 def _read_header(path: Path, fd: int, size: int) -> tuple[dict, int]:
     """The parsed header and where the data starts."""
     start = os.pread(fd, 512, 0)
@@ -285,6 +277,14 @@ def _read_header(path: Path, fd: int, size: int) -> tuple[dict, int]:
     if not isinstance(header, dict):
         raise InputError(f"{path}: corrupt header: expected a JSON object of tensors")
     return header, 8 + length
+
+
+def _metadata(path: Path, header: dict) -> dict[str, str]:
+    """Takes the file's own metadata out of its header."""
+    found = header.pop("__metadata__", None) or {}
+    if not isinstance(found, dict) or any(not isinstance(value, str) for value in found.values()):
+        raise InputError(f"{path}: corrupt header: expected __metadata__ to map names to text")
+    return found
 
 
 def _foreign(path: Path, start: bytes) -> str | None:

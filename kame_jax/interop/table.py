@@ -122,6 +122,8 @@ def _expand_rule(rule: Rule, shape: tuple[int, ...]) -> Iterable[Slot]:
     entries = rule.index.split()
     variables = {entry: axis for axis, entry in enumerate(entries) if not entry.isdigit() and entry != ":"}
     view = tuple(size for axis, size in enumerate(shape) if axis >= len(entries) or entries[axis] == ":")
+    if rule.order and rule.order not in ORDERS:
+        raise ValueError(f"{rule.key}: no order {rule.order!r}, only {', '.join(ORDERS)}")
     if rule.fold and sum(rule.fold) != len(view):
         raise ValueError(f"{rule.key}: the fold {rule.fold} does not fit {rule.path} {shape}")
     for numbers in np.ndindex(*(shape[axis] for axis in variables.values())):

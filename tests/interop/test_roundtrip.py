@@ -163,6 +163,8 @@ def test_kept_adapters_come_back_byte_for_byte_beside_their_base(tmp_path, fused
     expected = fuse(tensors) if fused_adapters else tensors
     assert_same_bytes(load_file(tmp_path / "back" / "model.safetensors"), expected)
     assert open_checkpoint(tmp_path / "back", lora="keep").config == ours.config
+    with pytest.raises(InputError, match="kame_finetune has no LoRA"):
+        export(ours, tmp_path / "finetune", "finetune")
 
 
 def test_an_export_never_overwrites_and_leaves_nothing_behind_when_it_fails(tmp_path, monkeypatch):
