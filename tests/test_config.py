@@ -185,7 +185,7 @@ def test_fields_that_scripts_rely_on_can_be_set_from_the_command_line():
 def test_the_last_of_two_overrides_wins_and_a_section_is_merged():
     run = load_run("tiny", ["seed=1", "seed=2", "model.temporal={num_layers: 2}", "model.lora.rank=4"])
     assert run.seed == 2
-    assert (run.model.temporal.num_layers, run.model.temporal.dim) == (2, 128)
+    assert (run.model.temporal.num_layers, run.model.temporal.dim) == (2, 96)
     assert (run.model.lora.rank, run.model.lora.scaling) == (4, 2.0)
 
 
@@ -241,7 +241,7 @@ def test_all_problems_come_in_one_list():
         ("model=3", "model: expected a section of settings, got 3"),
         ("train.steps=[1", "override 'train.steps=[1': not valid YAML"),
         ("=3", "override '=3': expected dotted.key=value"),
-        ("model.temporal.num_heads=3", "model.temporal.num_heads: must divide dim (128), got 3"),
+        ("model.temporal.num_heads=5", "model.temporal.num_heads: must divide dim (96), got 5"),
         ("model.dep_q=9", "model.dep_q: must be at most n_q (8), got 9"),
         ("model.depth=null", "model.depth: needed because dep_q is 4, got null"),
         ("model.depth.schedule=[0,1]", "model.depth.schedule: needs dep_q = 4 numbers, got 2"),

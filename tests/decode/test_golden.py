@@ -32,12 +32,12 @@ def run(case: str, golden: dict[str, np.ndarray], batch: int) -> dict[str, np.nd
     running = golden.get("running", np.ones((steps, rows), bool))[:, spread]
     starts = golden.get("reset", np.zeros((steps, rows), bool))[:, spread]
     oracle = golden["oracle"][:, spread] if "oracle" in golden else None
-    user, vectors, frames = golden["user"][:, spread], condition(case), []
+    user, vectors, settings, frames = golden["user"][:, spread], condition(case), greedy(batch), []
     for t in range(steps):
         if starts[t].any():
             state = reset(state, jnp.array(starts[t]), keys)
         row = None if oracle is None else oracle[t]
-        state, frame = step()(lm, state, user[t], row, running[t], greedy(batch), vectors)
+        state, frame = step()(lm, state, user[t], row, running[t], settings, vectors)
         frames.append(frame)
     names = ("tokens", "text_logits", "extra_heads")
     return {name: np.stack([getattr(f, name) for f in frames])[:, :rows] for name in names}
