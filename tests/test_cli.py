@@ -115,7 +115,7 @@ def test_a_printed_configuration_is_the_resolved_one(command, capsys, tmp_path):
     (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
     assert common.load_run(tmp_path / "config.yaml").seed == 5
     assert run("--print-config", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["model"]["n_q"] == 8
+    assert json.loads(capsys.readouterr().out)["model"]["n_q"] == 4
 
 
 def test_bad_input_is_status_2_with_all_problems(command, capsys):

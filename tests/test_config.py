@@ -213,7 +213,7 @@ def test_all_problems_come_in_one_list():
     assert 'train.steps: expected a whole number of at least 1, got "many"' in text
     assert "trian: unknown key; did you mean train?" in text
     assert "seed: expected a whole number of at least 0, got -1" in text
-    assert "model.delays: needs 1 + n_q = 9 numbers, got 1" in text
+    assert "model.delays: needs 1 + n_q = 5 numbers, got 1" in text
 
 
 @pytest.mark.parametrize(
@@ -242,11 +242,11 @@ def test_all_problems_come_in_one_list():
         ("train.steps=[1", "override 'train.steps=[1': not valid YAML"),
         ("=3", "override '=3': expected dotted.key=value"),
         ("model.temporal.num_heads=5", "model.temporal.num_heads: must divide dim (96), got 5"),
-        ("model.dep_q=9", "model.dep_q: must be at most n_q (8), got 9"),
-        ("model.depth=null", "model.depth: needed because dep_q is 4, got null"),
-        ("model.depth.schedule=[0,1]", "model.depth.schedule: needs dep_q = 4 numbers, got 2"),
+        ("model.dep_q=9", "model.dep_q: must be at most n_q (4), got 9"),
+        ("model.depth=null", "model.depth: needed because dep_q is 2, got null"),
+        ("model.depth.schedule=[0,1,2]", "model.depth.schedule: needs dep_q = 2 numbers, got 3"),
         ("model.card=100", "model.card: must equal codec.quantizer.bins (256), got 100"),
-        ("codec.quantizer.n_q=3", "codec.quantizer.n_q: the model uses 4 codebooks of a speaker, got 3"),
+        ("codec.quantizer.n_q=1", "codec.quantizer.n_q: the model uses 2 codebooks of a speaker, got 1"),
         ("codec.frame_rate=13", "codec.frame_rate: must divide the convolutions' 25 steps a second, got 13"),
         ("mesh.replica=0", "mesh.replica: expected a number of devices, or -1 for all that are left, got 0"),
         ("mesh.tensor=-1", "mesh.tensor: only one axis may be -1, and fsdp is"),

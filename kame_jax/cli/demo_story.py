@@ -23,6 +23,7 @@ from kame_jax.data.dialogue import read_dialogue, read_dialogues, read_stereo
 from kame_jax.data.records import Record, build_records, load_records, mimi_encoder, save_record
 from kame_jax.data.sample import ROOT, TOKENIZER, SampleEntry, mean_recall, sample_entries
 from kame_jax.data.samples import make_samples
+from kame_jax.data.splice import find_exchanges, splice
 from kame_jax.decode import greedy
 from kame_jax.decode.offline import reply
 from kame_jax.interop import load_checkpoint, load_mimi, open_checkpoint
@@ -37,6 +38,10 @@ from kame_jax.picture import Mark, conversation
 
 TAIL_FRAMES = 12
 """Silence after each question's recording, so that a late answer is heard to its end."""
+SPLICED = 2000
+"""Dialogues that the model is trained on, put together from the recorded ones."""
+PER_DIALOGUE = 4
+"""Exchanges of a spliced dialogue, as many as of a recorded one."""
 
 
 @dataclass(frozen=True)
@@ -72,28 +77,46 @@ def _progress() -> Progress:
 
 
 def tokenise(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """The bundled dialogues as records in `folder/train` and `folder/heldout`; returns what they hold."""
+    """The bundled dialogues as records; returns what they hold.
+
+    `folder/heldout` gets the held-out ones as they are, `folder/train` the exchanges of the others in new combinations.
+    """
     dialogues = read_dialogues(ROOT)
     splits = {entry.id: entry.split for entry in sample_entries()}
-    mimi = load_mimi(TINY)
-    encode = mimi_encoder(mimi, config.model.n_q // 2)
+    tokenizer = load_tokenizer(TOKENIZER)
+    encode = mimi_encoder(load_mimi(TINY), config.model.n_q // 2)
     with _progress() as bar:
         task = bar.add_task("recordings", total=2 * len(dialogues))
         records = build_records(
             dialogues,
-            load_tokenizer(TOKENIZER),
+            tokenizer,
             encode,
             pad_id=config.model.text_padding_id,
             end_pad_id=config.model.text_end_padding_id,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    training = [record for record in records if splits[record.id] == "train"]
+    exchanges = find_exchanges(
+        training,
+        dialogues,
+        tokenizer,
+        pad_id=config.model.text_padding_id,
+        end_pad_id=config.model.text_end_padding_id,
+        frame_rate=config.codec.frame_rate,
+    )
+    rng = np.random.default_rng(config.seed)
+    for record in splice(exchanges, SPLICED, PER_DIALOGUE, rng, config.model.text_padding_id):
+        save_record(folder / "train", record)
     for record in records:
-        save_record(folder / splits[record.id], record)
+        if splits[record.id] == "heldout":
+            save_record(folder / "heldout", record)
     levels = [hint_level(float(ratio)) for record in records for ratio in record.events["A"].ratio]
     frames = sum(record.frames for record in records)
     return {
         "dialogues": len(records),
         "heldout": sum(split == "heldout" for split in splits.values()),
+        "exchanges": len(exchanges),
+        "spliced": SPLICED,
         "minutes": round(frames / config.codec.frame_rate / 60, 1),
         "oracle_events": {str(level): levels.count(level) for level in sorted(set(levels))},
     }
@@ -233,11 +256,12 @@ def _right_oracle(record: Record, config: ModelConfig, schedule: OracleSchedule,
 def _changed_oracle(
     row: np.ndarray, spoken: np.ndarray, entry: SampleEntry, tokenizer: Any, schedule: OracleSchedule
 ) -> np.ndarray:
-    """The right oracle until the first fact word is said, then the alternative answer."""
+    """The right oracle until the answer has begun, then the alternative: its first fact comes just too late."""
     assert entry.alternative is not None
-    first = tokenizer.encode(entry.answer.facts[0])
-    said = np.flatnonzero(np.isin(spoken[0], first))
-    at = int(said[0]) + 1 if said.size else len(row) // 2
+    fact = entry.answer.facts[0]
+    said = np.flatnonzero(np.isin(spoken[0], tokenizer.encode(fact)))
+    before = len(encode_oracle(tokenizer, entry.answer.text.partition(fact)[0].strip()))
+    at = max(int(said[0]) - before, 0) if said.size else len(row) // 2
     after = schedule.row([at], [encode_oracle(tokenizer, entry.alternative.text)], len(row))
     return np.where(np.arange(len(row)) < at, row, after)
 

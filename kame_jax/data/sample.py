@@ -32,6 +32,8 @@ class Turn:
 
     form: str
     """"plain", "revised" (the oracle changes its mind while A speaks) or "unknown" (no oracle comes)."""
+    topic: str
+    """Kind of question and what it is about; its wording varies."""
     question: str
     answer: Answer
     """What A says."""
@@ -47,7 +49,7 @@ class SampleEntry:
     split: str
     """"train" or "heldout"."""
     turns: tuple[Turn, ...]
-    """Three in training, one held out."""
+    """Four in training, one held out."""
 
     @property
     def question(self) -> str:
@@ -79,6 +81,7 @@ def _turn(item: dict[str, Any]) -> Turn:
     other = item.get("alternative")
     return Turn(
         item["form"],
+        item["topic"],
         item["question"],
         Answer(item["answer"], tuple(item["facts"])),
         Answer(other["answer"], tuple(other["facts"])) if other else None,

@@ -82,7 +82,7 @@ def test_a_failed_tokenisation_leaves_no_records(dialogues, encodings, tmp_path)
 def test_a_codec_that_does_not_fit_the_model_is_refused(dialogues, monkeypatch):
     small = MimiConfig(quantizer=QuantizerConfig(bins=16))
     monkeypatch.setattr(Tokenizers, "mimi", lambda self: tree.abstract_mimi(small))
-    with pytest.raises(InputError, match="32 codebooks of 16 entries, the model expects at least 4 of 256"):
+    with pytest.raises(InputError, match="32 codebooks of 16 entries, the model expects at least 2 of 256"):
         read(dialogues, None)
 
 

@@ -25,11 +25,11 @@ SEED = 20260
 FRAME = 0.08
 TICK = 0.5
 """Seconds between two oracle requests."""
-EXCHANGES = 3
+EXCHANGES = 4
 """Questions of a training dialogue; a held-out one has one."""
-PER_QUESTION = 13
+PER_QUESTION = 11
 """Times each question is asked in training."""
-REVISED, UNKNOWN = 100, 18
+REVISED, UNKNOWN = 84, 16
 HELD_OUT_WORDS = 2
 """Fact words of each slot that never go with a question in training."""
 
@@ -294,7 +294,8 @@ def main(root: Path) -> None:
         write_json(root / "oracle_raw" / f"{name}.json", records)
         turns: list[dict[str, Any]] = []
         for e in exchanges:
-            turns.append({"form": e.form, "question": e.asked, "answer": e.said})
+            turns.append({"form": e.form, "topic": f"{e.question.kind} {e.question.thing}"})
+            turns[-1] |= {"question": e.asked, "answer": e.said}
             turns[-1]["facts"] = [] if e.form == "unknown" else e.facts
             if split == "heldout":
                 turns[-1]["alternative"] = {"answer": e.question.answer(e.other), "facts": e.other}
