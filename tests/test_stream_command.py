@@ -33,7 +33,7 @@ def test_the_bundled_model_answers_a_bundled_question_with_sound_of_the_same_len
 
 
 def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
-    np.savez(tmp_path / "in.npz", user_audio=np.zeros((4, 20), np.int32))
+    np.savez(tmp_path / "in.npz", user_audio=np.zeros((2, 20), np.int32))
     (tmp_path / "log.jsonl").write_text('{"frame": 3, "op": "replace", "tokens": [20, 21]}\n')
     arguments = [
         "--user",
@@ -47,7 +47,7 @@ def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     with np.load(tmp_path / "out.npz") as file:
         assert file["text"].shape == (19,)
-        assert file["audio"].shape == (4, 19)
+        assert file["audio"].shape == (2, 19)
     assert result["frames"] == 19
     assert result["oracle_tokens_read"] == 3
 

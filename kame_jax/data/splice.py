@@ -201,7 +201,7 @@ def _with_clips(
         grown, at = grown + new - old, fact.stop
         moved[at:] = np.arange(at, len(moved)) + grown
         facts.append(replace(fact, token=word, start=start, stop=start + new))
-    swap = {}
+    swap: dict[int, int] = {}
     for fact, word in zip(exchange.facts, words):
         swap |= {fact.token: word, word: fact.token}
     events = replace(

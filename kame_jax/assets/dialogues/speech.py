@@ -94,7 +94,10 @@ CRC_TABLE = [_crc_of_byte(byte) for byte in range(256)]
 
 
 def write_opus(path: Path, audio: np.ndarray, serial: int) -> None:
-    """Ogg Opus of `audio [samples, channels]` at 24 kHz; a fixed serial number, so that the same audio gives the same bytes."""
+    """Ogg Opus of `audio [samples, channels]` at 24 kHz.
+
+    A fixed stream serial number makes the same audio the same bytes.
+    """
     audio = soxr.resample(audio, RATE, FILE_RATE)
     soundfile.write(path, audio, FILE_RATE, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION)
     data = bytearray(path.read_bytes())
