@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from sentencepiece import SentencePieceProcessor
 
@@ -80,6 +81,59 @@ def conversation(
     )
 
 
+def record(
+    path: str | Path,
+    tokenizer: SentencePieceProcessor,
+    *,
+    title: str,
+    user: np.ndarray,
+    own: np.ndarray,
+    oracle: np.ndarray,
+    frame_rate: float = 12.5,
+    silent: Sequence[int] = (0, 3),
+) -> Path:
+    """Draws a training record from its tokens alone: the codes of both voices as bands, a column a frame.
+
+    Args:
+        path: the PNG to write.
+        tokenizer: of all text.
+        title: said above.
+        user: int32 `[1 + codebooks, frames]`: text, then codes, of the one who is heard.
+        own: the same of the one who is the model.
+        oracle: int32 `[frames]`; ids that the tokenizer does not have mark the start of an answer.
+        frame_rate: frames a second.
+        silent: ids without a word.
+
+    Returns:
+        `path`.
+    """
+    matplotlib.use("Agg")
+
+    def marks(row: np.ndarray) -> list[Mark]:
+        size = tokenizer.vocab_size()
+        return [
+            Mark(t / frame_rate, "", start=True)
+            if token >= size
+            else Mark(t / frame_rate, tokenizer.id_to_piece(token).replace("\u2581", ""))
+            for t, token in enumerate(row.tolist())
+            if token not in silent and token >= 0
+        ]
+
+    seconds = max(user.shape[1], 1) / frame_rate
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    axes = figure.subplots(5, 1, sharex=True, height_ratios=[0.7, 1, 1, 1, 0.7])
+    _codes(axes[0], user[1:], USER, "user audio", seconds)
+    _tokens(axes[1], marks(user[0]), USER, "user says", seconds)
+    _tokens(axes[2], marks(oracle), ORACLE, "oracle", seconds)
+    _tokens(axes[3], marks(own[0]), TEXT, "inner\nmonologue", seconds)
+    _codes(axes[4], own[1:], OWN, "own audio", seconds)
+    axes[0].set_title(title, loc="left", fontsize=11, color=INK)
+    axes[4].set_xlabel("seconds", color=INK)
+    axes[4].set_xlim(0, seconds)
+    figure.savefig(path, dpi=130, format="png")
+    return Path(path)
+
+
 def four_streams(
     path: str | Path,
     *,
@@ -144,6 +198,21 @@ def _waveform(
     axis.set_ylim(-1.1, 2.0 if words else 1.1)
     for word in words:
         axis.text(word.time, 1.35, word.text, fontsize=8, color=INK, ha="left")
+
+
+def _codes(axis: Axes, codes: np.ndarray, colour: str, name: str, seconds: float) -> None:
+    """Codes as shades, one line a codebook, the semantic one on top; equal codes have equal shades."""
+    _frame(axis, name, colour)
+    shades = LinearSegmentedColormap.from_list(name, ["#ffffff", colour])
+    axis.imshow(
+        codes / max(int(codes.max(initial=0)), 1),
+        extent=(0, seconds, len(codes), 0),
+        aspect="auto",
+        interpolation="nearest",
+        cmap=shades,
+        vmin=0,
+        vmax=1,
+    )
 
 
 def _tokens(axis: Axes, marks: Sequence[Mark], colour: str, name: str, seconds: float) -> None:

@@ -18,7 +18,7 @@ from typing import NoReturn
 import kame_jax
 from kame_jax.errors import InputError
 
-COMMANDS = ("demo", "train", "evaluate", "stream", "codec")
+COMMANDS = ("demo", "train", "evaluate", "stream", "codec", "data")
 
 
 class Parser(argparse.ArgumentParser):

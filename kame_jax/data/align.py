@@ -6,6 +6,7 @@ Semantics: SakanaAI/kame_finetune `tools/tokenize_text.py`, its float arithmetic
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 from sentencepiece import SentencePieceProcessor
 
@@ -25,11 +26,13 @@ def align_text(
     frame_rate: float = 12.5,
     spaces: bool = True,
     spell_bytes: bool = False,
+    exact: bool = False,
 ) -> list[int]:
     """One speaker's text as frames: each piece at the frame its first character begins in, or the next free one.
 
     A word's characters share its duration equally. The frame before a piece that follows padding gets `end_pad_id`.
-    An exact multiple of the frame length lies one frame early, as in the reference (float floor division).
+    Unless `exact`, an exact multiple of the frame length lies one frame early, as in the reference (float floor
+    division).
 
     Args:
         words: of one speaker, in any order.
@@ -41,6 +44,8 @@ def align_text(
         spell_bytes: a character outside the vocabulary is written as its byte pieces, at its time. False does what
             the reference does: its bytes are looked up as one piece, found unknown and written as id 0, and when the
             tokenizer puts a space in front of a text they come last, behind all other pieces.
+        exact: times are taken to the microsecond and frames from whole numbers; `end_pad_id` stands before words only,
+            not inside one (without `spaces`, before each piece that follows padding).
 
     Returns:
         Token ids, one a frame, up to a second after the last word; empty without a word.
@@ -61,21 +66,30 @@ def align_text(
     text = "".join(texts)
     units = list(spelled_units(tokenizer, text) if spell_bytes else reference_units(tokenizer, text))
     placed = _place(units, _characters(words, texts))
+    opens = [text.startswith("▁") for text, _ in units][len(units) - len(placed) :]
 
-    frames = int((placed[-1][2] + TAIL_SECONDS) * frame_rate) if placed else 0
+    end = placed[-1][2] + TAIL_SECONDS if placed else 0.0
+    frames = exact_frame(end, frame_rate) if exact else int(end * frame_rate)
     row = [pad_id] * frames
     seconds = 1 / frame_rate
     for i, (ids, start, _) in enumerate(placed):
-        at = int(start // seconds)
+        at = exact_frame(start, frame_rate) if exact else int(start // seconds)
+        marked = not exact or not spaces or i == 0 or opens[i]
         for token in ids:
             while at < frames and row[at] != pad_id:
                 at += 1
             if at >= frames:
                 raise InputError(f"{len(placed) - i} of {len(placed)} text pieces do not fit {frames} frames")
             row[at] = token
-            if at > 0 and row[at - 1] == pad_id:
+            if marked and at > 0 and row[at - 1] == pad_id:
                 row[at - 1] = end_pad_id
     return row
+
+
+def exact_frame(seconds: float, frame_rate: float) -> int:
+    """The frame in which a moment lies, from whole microseconds."""
+    rate = Fraction(frame_rate).limit_denominator(1000)
+    return round(seconds * 1_000_000) * rate.numerator // (rate.denominator * 1_000_000)
 
 
 Unit = tuple[str, list[int]]

@@ -104,9 +104,7 @@ def oracle_row(
             position += int(rng.integers(0, augment.jitter + 1))
             if position >= length:
                 continue
-        hint = events.hint(i)
-        use_hint = hint_only or (float(events.ratio[i]) >= 1.0 and hint.size > 0)
-        answer = hint if use_hint else events.prediction(i)
+        answer = events.hint(i) if hint_only or events.shows_hint(i) else events.prediction(i)
         if answer.size:
             positions.append(position)
             answers.append(answer.tolist())

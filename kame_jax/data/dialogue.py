@@ -36,11 +36,11 @@ class Dialogue:
     """Records in file order; None when there is no file."""
 
 
-def dialogue_ids(root: str | Path) -> list[str]:
-    """The ids of all dialogues under `root`, sorted.
+def find_dialogues(root: str | Path) -> tuple[list[str], list[str]]:
+    """The ids of the complete dialogues under `root`, sorted, and one line for each that lacks its audio or its text.
 
     Raises:
-        InputError: no such folder, no dialogue in it, or a list of those that lack their audio or their text.
+        InputError: no such folder, or no dialogue in it.
     """
     root = Path(root)
     if not (root / "text").is_dir() or not (root / "audio").is_dir():
@@ -48,14 +48,25 @@ def dialogue_ids(root: str | Path) -> list[str]:
     texts = {p.stem for p in (root / "text").glob("*.json")}
     audio = {p.stem for p in (root / "audio").iterdir() if p.suffix.lower() in AUDIO_SUFFIXES}
     problems = [
-        f"{name}: no audio/{name}.wav (or {', '.join(AUDIO_SUFFIXES[1:])})" for name in sorted(texts - audio)
+        f"dialogue {name}: no audio/{name}.wav (or {', '.join(AUDIO_SUFFIXES[1:])})"
+        for name in sorted(texts - audio)
     ]
-    problems += [f"{name}: no text/{name}.json" for name in sorted(audio - texts)]
+    problems += [f"dialogue {name}: no text/{name}.json" for name in sorted(audio - texts)]
+    if not texts and not audio:
+        raise InputError(f"{root}: no dialogue in it, expected text/<id>.json and audio/<id>.wav")
+    return sorted(texts & audio), problems
+
+
+def dialogue_ids(root: str | Path) -> list[str]:
+    """The ids of all dialogues under `root`, sorted.
+
+    Raises:
+        InputError: no such folder, no dialogue in it, or a list of those that lack their audio or their text.
+    """
+    names, problems = find_dialogues(root)
     if problems:
         raise InputError(f"{root}: {len(problems)} dialogues are not complete", problems)
-    if not texts:
-        raise InputError(f"{root}: no dialogue in it, expected text/<id>.json and audio/<id>.wav")
-    return sorted(texts)
+    return names
 
 
 def read_dialogue(root: str | Path, name: str) -> Dialogue:

@@ -24,8 +24,11 @@ FIELDS = {
     "pred_offsets": np.int32,
     "hint_values": np.int32,
     "hint_offsets": np.int32,
+    "use_hint": np.int8,
 }
 """Arrays of `OracleEvents` and their types: the columns of kame_finetune's files, without speaker and prefix."""
+UNSAID = -1
+"""In `use_hint`: the rule decides, which shows the hint where the ratio is 1."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class OracleEvents:
     hint_values: np.ndarray
     hint_offsets: np.ndarray
     """int32 `[E + 1]`."""
+    use_hint: np.ndarray
+    """int8 `[E]`: 1 shows the hint, 0 the prediction, `UNSAID` leaves it to the ratio."""
 
     def __len__(self) -> int:
         return len(self.frame_pos)
@@ -64,7 +69,14 @@ class OracleEvents:
             self.skip_forbid[keep],
             [self.prediction(i) for i in keep],
             [self.hint(i) for i in keep],
+            self.use_hint[keep],
         )
+
+    def shows_hint(self, i: int) -> bool:
+        """Whether the model reads the true reply in place of the prediction."""
+        if self.use_hint[i] != UNSAID:
+            return bool(self.use_hint[i])
+        return float(self.ratio[i]) >= 1.0 and self.hint_offsets[i + 1] > self.hint_offsets[i]
 
 
 def pack_events(
@@ -73,8 +85,9 @@ def pack_events(
     skip_forbid: Sequence[int] | np.ndarray,
     predictions: Sequence[Sequence[int] | np.ndarray],
     hints: Sequence[Sequence[int] | np.ndarray],
+    use_hint: Sequence[int] | np.ndarray | None = None,
 ) -> OracleEvents:
-    """Events from one entry per event in each argument."""
+    """Events from one entry per event in each argument; without `use_hint` the ratio decides."""
     pred_values, pred_offsets = _pack(predictions)
     hint_values, hint_offsets = _pack(hints)
     return OracleEvents(
@@ -85,6 +98,7 @@ def pack_events(
         pred_offsets,
         hint_values,
         hint_offsets,
+        np.full(len(frame_pos), UNSAID, np.int8) if use_hint is None else np.asarray(use_hint, np.int8),
     )
 
 
@@ -101,11 +115,13 @@ def build_events(
     tokenizer: SentencePieceProcessor,
     *,
     frame_rate: float = 12.5,
+    protect_kept: bool = False,
 ) -> OracleEvents:
     """Events of one channel from the records of `oracle_raw/<id>.json`.
 
     Records of the other channel, outside the audio, without a time or without any token are left out; the caller can
-    count them. The last record of a run of one channel may not be skipped in training.
+    count them. The last record of a run of one channel may not be skipped in training. A record may say `use_hint`
+    (bool): which of its texts is shown.
 
     Args:
         records: as `oracle.simulate.simulate_oracle` returns them; `channel` defaults to 0, a missing or unreadable
@@ -114,14 +130,18 @@ def build_events(
         num_frames: frames of audio.
         tokenizer: of the inner monologue.
         frame_rate: frames a second.
+        protect_kept: the last of a run is chosen among the records that make an event; False chooses it before, as
+            the reference does, so that a run whose last record is left out protects none.
 
     Raises:
         InputError: a record that is no mapping, whose channel or time is no number, or whose prediction or hint is
             no text; names its index.
     """
     channels = [_channel(i, record) for i, record in enumerate(records)]
-    frame_pos, ratio, skip_forbid, predictions, hints = [], [], [], [], []
+    frame_pos, ratio, skip_forbid, predictions, hints, use_hint = [], [], [], [], [], []
+    runs, run = [], 0
     for i, record in enumerate(records):
+        run += i > 0 and channels[i] != channels[i - 1]
         if channels[i] != channel or record.get("timestamp_ms") is None:
             continue
         try:
@@ -138,7 +158,20 @@ def build_events(
         skip_forbid.append(int(i + 1 == len(records) or channels[i + 1] != channel))
         predictions.append(prediction)
         hints.append(hint)
-    return pack_events(frame_pos, ratio, skip_forbid, predictions, hints)
+        use_hint.append(_use_hint(i, record))
+        runs.append(run)
+    if protect_kept:
+        skip_forbid = [int(a != b) for a, b in zip(runs, [*runs[1:], None])]
+    return pack_events(frame_pos, ratio, skip_forbid, predictions, hints, use_hint)
+
+
+def _use_hint(index: int, record: Mapping[str, Any]) -> int:
+    value = record.get("use_hint")
+    if value is None:
+        return UNSAID
+    if not isinstance(value, bool):
+        raise InputError(f"oracle record {index}: use_hint {value!r}, expected true or false")
+    return int(value)
 
 
 def _channel(index: int, record: Mapping[str, Any]) -> int:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,9 @@ from sentencepiece import SentencePieceProcessor
 from kame_jax.codec import mimi as codec
 from kame_jax.data.align import align_text
 from kame_jax.data.dialogue import Dialogue, read_stereo
-from kame_jax.data.events import FIELDS, OracleEvents, build_events
+from kame_jax.data.events import FIELDS, UNSAID, OracleEvents, build_events, pack_events
 from kame_jax.errors import InputError
-from kame_jax.oracle.simulate import CHANNELS
+from kame_jax.oracle.simulate import CHANNELS, Word
 
 CHUNK_SECONDS = 1200
 """Longer audio is encoded in pieces of this many seconds, each from a fresh codec state."""
@@ -105,9 +106,9 @@ def build_records(
     for dialogue in dialogues:
         try:
             audio = read_stereo(dialogue, sample_rate)
-            text = _both_texts(dialogue, tokenizer, pad_id, end_pad_id, frame_rate)
+            text = text_rows(dialogue.words, tokenizer, pad_id, end_pad_id, frame_rate)
         except InputError as e:
-            problems.append(str(e))
+            problems.append(about(dialogue.id, e))
             continue
         parts.append(
             (dialogue, [side[i : i + step] for side in audio for i in range(0, len(side), step)], text)
@@ -121,31 +122,88 @@ def build_records(
     for dialogue, chunks, text in parts:
         half = len(chunks) // 2
         sides = {s: np.concatenate([next(codes) for _ in range(half)], axis=1) for s in CHANNELS}
-        tokens = {s: merge_text(text[s], sides[s], pad_id) for s in CHANNELS}
-        frames = tokens["A"].shape[1]
         try:
-            events = {
-                s: build_events(dialogue.oracle or (), channel, frames, tokenizer, frame_rate=frame_rate)
-                for s, channel in CHANNELS.items()
-            }
+            records.append(
+                make_record(dialogue.id, text, sides, dialogue.oracle, tokenizer, pad_id, frame_rate)
+            )
         except InputError as e:
-            raise InputError(f"dialogue {dialogue.id}: {e}") from e
-        records.append(Record(dialogue.id, tokens, events))
+            raise InputError(about(dialogue.id, e)) from e
     return records
 
 
-def _both_texts(
-    dialogue: Dialogue, tokenizer: SentencePieceProcessor, pad_id: int, end_pad_id: int, frame_rate: float
+def about(name: str, error: InputError) -> str:
+    """An error's text with the dialogue's name in front, if it is not there yet."""
+    text = " ".join(str(error).split())
+    return text if text.startswith(f"dialogue {name}: ") else f"dialogue {name}: {text}"
+
+
+def make_record(
+    name: str,
+    text: Mapping[str, Sequence[int]],
+    codes: Mapping[str, np.ndarray],
+    oracle: Sequence[Mapping[str, Any]] | None,
+    tokenizer: SentencePieceProcessor,
+    pad_id: int = 3,
+    frame_rate: float = 12.5,
+    *,
+    protect_kept: bool = False,
+) -> Record:
+    """One record from its parts.
+
+    Args:
+        name: the dialogue.
+        text: a row of text a speaker, of any length.
+        codes: int32 `[codebooks, frames]` a speaker.
+        oracle: records of `oracle_raw/<id>.json`.
+        tokenizer: of the inner monologue.
+        pad_id: fills the text up.
+        frame_rate: frames a second.
+        protect_kept: see `build_events`.
+
+    Raises:
+        InputError: an oracle record that cannot be read.
+    """
+    tokens = {s: merge_text(text[s], codes[s], pad_id) for s in CHANNELS}
+    frames = tokens["A"].shape[1]
+    events = {
+        s: build_events(
+            oracle or (), channel, frames, tokenizer, frame_rate=frame_rate, protect_kept=protect_kept
+        )
+        for s, channel in CHANNELS.items()
+    }
+    return Record(name, tokens, events)
+
+
+def text_rows(
+    words: Sequence[Word],
+    tokenizer: SentencePieceProcessor,
+    pad_id: int = 3,
+    end_pad_id: int = 0,
+    frame_rate: float = 12.5,
+    *,
+    exact: bool = False,
+    spaces: bool = True,
 ) -> dict[str, list[int]]:
+    """Both speakers' text over frames; arguments as in `align_text`, `exact` also spelling unknown characters.
+
+    Raises:
+        InputError: names the speaker.
+    """
     rows = {}
     for speaker in CHANNELS:
-        words = [w for w in dialogue.words if w.speaker == speaker]
         try:
             rows[speaker] = align_text(
-                words, tokenizer, pad_id=pad_id, end_pad_id=end_pad_id, frame_rate=frame_rate
+                [w for w in words if w.speaker == speaker],
+                tokenizer,
+                pad_id=pad_id,
+                end_pad_id=end_pad_id,
+                frame_rate=frame_rate,
+                spaces=spaces,
+                spell_bytes=exact,
+                exact=exact,
             )
         except InputError as e:
-            raise InputError(f"dialogue {dialogue.id}: speaker {speaker}: {e}") from e
+            raise InputError(f"speaker {speaker}: {e}") from e
     return rows
 
 
@@ -165,17 +223,70 @@ def merge_text(text: Sequence[int], codes: np.ndarray, pad_id: int) -> np.ndarra
     return np.concatenate([row[None], codes.astype(np.int32)])
 
 
-def save_record(folder: str | Path, record: Record) -> Path:
-    """Writes `<folder>/<id>.npz`, complete or not at all; arrays are named as kame_finetune's columns."""
+def record_columns(record: Record) -> dict[str, np.ndarray]:
+    """A record's arrays under the names of kame_finetune's columns."""
+    columns = dict(record.tokens)
+    for speaker, events in record.events.items():
+        columns |= {f"{speaker}_oracle_{_column(name)}": getattr(events, name) for name in FIELDS}
+    return columns
+
+
+def record_from_columns(name: str, columns: Mapping[str, Any]) -> Record:
+    """The record that `record_columns` took apart; `use_hint` may be missing, as in older files, and so may events.
+
+    Raises:
+        InputError: columns are missing, or do not fit together.
+    """
+    with_events = any(f"{s}_oracle_event_frame_pos" in columns for s in CHANNELS)
+    needed = [*CHANNELS]
+    if with_events:
+        needed += [f"{s}_oracle_{_column(f)}" for s in CHANNELS for f in FIELDS if f != "use_hint"]
+    if missing := [column for column in needed if columns.get(column) is None]:
+        raise InputError(f"no record, it lacks {', '.join(missing)}")
+    tokens = {s: np.asarray(columns[s], np.int32) for s in CHANNELS}
+    shapes = {s: list(array.shape) for s, array in tokens.items()}
+    if shapes["A"] != shapes["B"] or len(shapes["A"]) != 2:
+        raise InputError(f"shapes {shapes}, expected [1 + codebooks, frames], the same for both speakers")
+    events = {}
+    for s in CHANNELS:
+        if not with_events:
+            events[s] = pack_events([], [], [], [], [])
+            continue
+        values: dict[str, Any] = {f: columns.get(f"{s}_oracle_{_column(f)}") for f in FIELDS}
+        if values["use_hint"] is None:
+            values["use_hint"] = np.full(len(values["frame_pos"]), UNSAID, np.int8)
+        events[s] = OracleEvents(**{f: np.asarray(values[f], kind) for f, kind in FIELDS.items()})
+        _check_events(s, events[s])
+    return Record(name, tokens, events)
+
+
+def _check_events(speaker: str, events: OracleEvents) -> None:
+    count = len(events)
+    fits = all(len(getattr(events, f)) == count for f in ("ratio", "skip_forbid", "use_hint"))
+    for values, offsets in (
+        (events.pred_values, events.pred_offsets),
+        (events.hint_values, events.hint_offsets),
+    ):
+        fits = fits and len(offsets) == count + 1 and bool((np.diff(offsets) >= 0).all())
+        fits = fits and offsets[0] == 0 and offsets[-1] == len(values)
+    if not fits:
+        raise InputError(f"oracle events of speaker {speaker}: columns of different lengths")
+
+
+def save_record(folder: str | Path, record: Record, **extra: np.ndarray) -> Path:
+    """Writes `<folder>/<id>.npz`, complete or not at all; arrays are named as kame_finetune's columns.
+
+    Args:
+        folder: made if it is not there.
+        record: what to write.
+        extra: further arrays, for the caller's own use.
+    """
     path = Path(folder) / f"{record.id}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = dict(record.tokens)
-    for speaker, events in record.events.items():
-        arrays |= {f"{speaker}_oracle_{_column(name)}": getattr(events, name) for name in FIELDS}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, **record_columns(record), **extra)  # type: ignore[arg-type]
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -189,29 +300,14 @@ def load_record(path: str | Path) -> Record:
         InputError: no such file, not a record, arrays missing, or speakers of different shapes.
     """
     path = Path(path)
-    columns = {f"{s}_oracle_{_column(name)}": (s, name) for s in CHANNELS for name in FIELDS}
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in (*CHANNELS, *columns) if name not in file]
-            if missing:
-                raise InputError(f"{path}: no record, it lacks {', '.join(missing)}")
-            arrays = {name: file[name] for name in (*CHANNELS, *columns)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        if isinstance(e, InputError):
-            raise
+            arrays = dict(file)
+        return record_from_columns(path.stem, arrays)
+    except InputError as e:
+        raise InputError(f"{path}: {e}") from e
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as e:
         raise InputError(f"{path}: not a record that can be read: {e}") from e
-    shapes = {s: arrays[s].shape for s in CHANNELS}
-    if len(set(shapes.values())) != 1 or len(shapes["A"]) != 2:
-        raise InputError(
-            f"{path}: shapes {shapes}, expected [1 + codebooks, frames], the same for both speakers"
-        )
-    events = {
-        s: OracleEvents(
-            **{name: arrays[c].astype(FIELDS[name]) for c, (side, name) in columns.items() if side == s}
-        )
-        for s in CHANNELS
-    }
-    return Record(path.stem, {s: arrays[s].astype(np.int32) for s in CHANNELS}, events)
 
 
 def load_records(folder: str | Path) -> list[Record]:

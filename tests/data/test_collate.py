@@ -8,7 +8,7 @@ import pytest
 
 from kame_jax.config import ModelConfig, TransformerConfig
 from kame_jax.data.collate import REFERENCE, OracleAugment, collate_row, oracle_row
-from kame_jax.data.events import OracleEvents, pack_events
+from kame_jax.data.events import UNSAID, OracleEvents, pack_events
 from kame_jax.data.records import Record
 from kame_jax.data.samples import Sample, make_samples
 from kame_jax.errors import InputError
@@ -39,7 +39,8 @@ def model(name):
 def record(item):
     events = {
         side: OracleEvents(
-            **{name: np.array(values, np.int32) for name, values in item[f"{side}_events"].items()}
+            **{name: np.array(values, np.int32) for name, values in item[f"{side}_events"].items()},
+            use_hint=np.full(len(item[f"{side}_events"]["ratio"]), UNSAID, np.int8),
         )
         for side in "AB"
     }

@@ -1,0 +1,69 @@
+"""What the actions of `kame-jax data` share: rules, shards, and an end that says what was left out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kame_jax.cli.common import emit
+from kame_jax.errors import InputError
+
+SHOWN = 20
+"""Problems in a result for scripts; all of them stand on stderr."""
+
+
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    """Add `--preset` and `--rule`; `kame_jax.data.rules.read_rules` reads them."""
+    parser.add_argument(
+        "--preset",
+        choices=("kame-jax", "reference"),
+        default="kame-jax",
+        help="all corrections, or data exactly as kame_finetune makes it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rule",
+        action="append",
+        default=[],
+        metavar="NAME=on|off",
+        help="change one rule of the preset; may be given several times",
+    )
+
+
+def add_max_bad(parser: argparse.ArgumentParser) -> None:
+    """Add `--max-bad`; `finish` reads it."""
+    parser.add_argument(
+        "--max-bad",
+        type=int,
+        default=0,
+        metavar="N",
+        help="so many dialogues may be left out before the exit status is 2 (default: 0); the rest is built anyway",
+    )
+
+
+def finish(
+    args: argparse.Namespace, result: Mapping[str, Any], problems: Sequence[str], text: str | None = None
+) -> None:
+    """Print the result, and fail when more was left out than was allowed.
+
+    Raises:
+        InputError: more than `--max-bad` dialogues were left out.
+    """
+    bad = {"bad": len(problems), "problems": list(problems[:SHOWN])}
+    emit(args, dict(result) | bad, None if text is None else f"{text}\nleft out: {len(problems)}")
+    if len(problems) > args.max_bad:
+        raise InputError(
+            f"{len(problems)} left out, each said above; all others are done (--max-bad {len(problems)} accepts it)"
+        )
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """`i/n` as (i, n).
+
+    Raises:
+        InputError: anything else.
+    """
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+        raise InputError(f"--shard {text}: expected i/n with 0 <= i < n, as 0/4")
+    return int(first), int(count)
