@@ -40,9 +40,10 @@ class DataConfig:
     """Which dialogues are trained on, and how they are cut."""
 
     path: str | None = None
-    """Folder of dialogues or of records; needed to train."""
+    """A data set that `kame-jax data build` made, a mixture of such (a .yaml file of path: weight), or a folder of
+    dialogues or of records; needed to train."""
     eval_path: str | None = None
-    """The same for evaluation; None evaluates nothing."""
+    """The same for evaluation (`SET:validation` names a split); None evaluates nothing."""
     tokenizer: str | None = None
     """SentencePiece model of the text; None takes `tokenizer.model` of the folder of dialogues. Records need none."""
     codec: str | None = None
@@ -53,6 +54,14 @@ class DataConfig:
     """Longer dialogues are cut into nearly equal pieces of at most this many frames (80 ms each); None cuts nothing."""
     min_frames: Positive | None = None
     """Shorter pieces are dropped, and counted; None keeps all."""
+    context: Count = 0
+    """Frames that a later piece repeats from the one before, read but not learnt again."""
+    carry_oracle: bool = False
+    """An answer that began in an earlier piece goes on in the next; kame_finetune loses it."""
+    mask_fill: bool = False
+    """The padding behind a dialogue's last frame is no label; in kame_finetune it is."""
+    pack: bool = False
+    """Short samples share rows of `max_frames`, one behind the other; attention may look back over the seam."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
@@ -63,6 +72,10 @@ class DataConfig:
             )
         if self.max_frames and self.min_frames and self.min_frames > self.max_frames:
             yield "min_frames", f"must be at most max_frames ({self.max_frames}), got {self.min_frames}"
+        if self.max_frames and self.context >= self.max_frames:
+            yield "context", f"must be less than max_frames ({self.max_frames}), got {self.context}"
+        if self.pack and not self.max_frames:
+            yield "pack", "needs max_frames, the length of a row"
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,10 @@ class OracleConfig:
     """Only the true reply is ever shown."""
     hint_warmup: tuple[Count, Count] | None = None
     """With `hint_only`: always up to the first step, never from the second on, linearly rarer between."""
+    causal: bool = False
+    """The oracle row is only ever moved later, never before the words it is based on."""
+    start_first: bool = False
+    """A dialogue's first oracle column is a start, as in the reference's forward pass, not idle as in its collator."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""

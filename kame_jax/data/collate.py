@@ -39,6 +39,10 @@ class OracleAugment:
     """Only the true reply is ever shown; events without one are dropped."""
     hint_warmup: tuple[int, int] | None = None
     """With `hint_only`: always up to the first step, never from the second on, linearly rarer between."""
+    causal: bool = False
+    """A row that is moved is moved to the right: never earlier than the words it is based on."""
+    start_first: bool = False
+    """The first column of a dialogue is a start of the oracle, as in the reference's forward pass; else it is idle."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -76,6 +80,8 @@ def oracle_row(
 ) -> np.ndarray:
     """The oracle beside the columns of a sample: int32 `[n]`.
 
+    Answers that begin in the sample's lead are laid out there, and what of them reaches the sample is read.
+
     Args:
         sample: its events are laid out.
         schedule: where their tokens land.
@@ -96,7 +102,7 @@ def oracle_row(
     answers: list[list[int]] = []
     for i in order:
         position = int(events.frame_pos[i])
-        if not 0 <= position < length:
+        if not -sample.lead <= position < length:
             continue
         if not events.skip_forbid[i] and skip > 0 and float(rng.random()) < skip:
             continue
@@ -106,9 +112,13 @@ def oracle_row(
                 continue
         answer = events.hint(i) if hint_only or events.shows_hint(i) else events.prediction(i)
         if answer.size:
-            positions.append(position)
+            positions.append(position + sample.lead)
             answers.append(answer.tolist())
-    return _shifted(schedule.row(positions, answers, length), schedule.pad_id, augment, rng)
+    row = schedule.row(positions, answers, sample.lead + length)
+    row = _shifted(row, schedule.pad_id, augment, rng)[sample.lead :]
+    if augment.start_first and sample.columns[0, 0] == schedule.start_id:
+        row[0] = schedule.start_id
+    return row
 
 
 def _hint_only(augment: OracleAugment, rng: np.random.Generator, step: int) -> bool:
@@ -126,7 +136,7 @@ def _shifted(row: np.ndarray, pad_id: int, augment: OracleAugment, rng: np.rando
     length = len(row)
     if augment.shift_prob <= 0 or rng.random() >= augment.shift_prob or length <= 1:
         return row
-    right = bool(rng.integers(0, 2))
+    right = bool(rng.integers(0, 2)) or augment.causal
     low, high = augment.right_shift if right else augment.left_shift
     amount = max(1, min(int(rng.integers(low, high + 1)), length - 1))
     shifted = np.full_like(row, pad_id)
@@ -150,14 +160,35 @@ def collate_row(
     Raises:
         InputError: the sample is longer than `length`.
     """
-    count = sample.columns.shape[1]
-    if count > length:
-        raise InputError(f"sample {sample.id} has {count} columns, expected at most {length}")
-    row = empty_row(sample.columns.shape[0], length, schedule.pad_id)
-    row["inputs"][:, :count] = sample.columns
-    row["labels"][:, :count] = sample.labels
-    row["oracle"][:count] = oracle_row(sample, schedule, augment, rng, step)
-    row["frames"][...] = count
+    return pack_row([sample], length, schedule, augment, rng, step)
+
+
+def pack_row(
+    samples: Sequence[Sample],
+    length: int,
+    schedule: OracleSchedule,
+    augment: OracleAugment = OracleAugment(),
+    rng: np.random.Generator | None = None,
+    step: int = 0,
+) -> Row:
+    """Several samples as one row, one behind the other; nothing is learnt over a seam. Arguments as in `collate_row`.
+
+    Raises:
+        InputError: together they are longer than `length`.
+    """
+    row = empty_row(samples[0].columns.shape[0], length, schedule.pad_id)
+    at = 0
+    for sample in samples:
+        count = sample.columns.shape[1]
+        if at + count > length:
+            raise InputError(f"sample {sample.id} has {count} columns, expected at most {length - at}")
+        row["inputs"][:, at : at + count] = sample.columns
+        row["labels"][:, at : at + count] = sample.labels
+        if at:
+            row["labels"][:, at] = ZERO_ID
+        row["oracle"][at : at + count] = oracle_row(sample, schedule, augment, rng, step)
+        at += count
+    row["frames"][...] = at
     return row
 
 

@@ -63,12 +63,16 @@ class OracleEvents:
 
     def select(self, keep: np.ndarray, shift: int = 0) -> OracleEvents:
         """The events `keep` (indices, in their order), moved by `shift` frames."""
-        return pack_events(
-            self.frame_pos[keep] + shift,
+        pred_values, pred_offsets = _gather(self.pred_values, self.pred_offsets, keep)
+        hint_values, hint_offsets = _gather(self.hint_values, self.hint_offsets, keep)
+        return OracleEvents(
+            (self.frame_pos[keep] + shift).astype(np.int32),
             self.ratio[keep],
             self.skip_forbid[keep],
-            [self.prediction(i) for i in keep],
-            [self.hint(i) for i in keep],
+            pred_values,
+            pred_offsets,
+            hint_values,
+            hint_offsets,
             self.use_hint[keep],
         )
 
@@ -106,6 +110,14 @@ def _pack(lists: Sequence[Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.n
     offsets = np.cumsum([0, *(len(tokens) for tokens in lists)]).astype(np.int32)
     values = np.concatenate([np.asarray(tokens, np.int32) for tokens in lists] or [np.zeros(0, np.int32)])
     return values, offsets
+
+
+def _gather(values: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The packed lists `keep`, packed again."""
+    sizes = (offsets[1:] - offsets[:-1])[keep]
+    ends = np.cumsum(sizes)
+    at = np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[keep] - (ends - sizes), sizes)
+    return values[at], np.concatenate([np.zeros(1, np.int32), ends.astype(np.int32)])
 
 
 def build_events(

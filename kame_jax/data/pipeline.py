@@ -1,18 +1,22 @@
 """Batches for training and evaluation, each a pure function of the seed and the step.
 
-A run that starts again at step s reads the same batches, augmentation included, as one that never stopped: nothing
-about the position needs saving. Reading ahead is grain's.
+A run that starts again at step s reads the same batches, augmentation included, as one that never stopped, on any
+number of processes: nothing about the position needs saving. A process may make its own rows alone. Reading ahead is
+grain's.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
-from kame_jax.data.collate import OracleAugment, Row, collate_row, empty_row, stack_rows
+from kame_jax.data.collate import OracleAugment, Row, collate_row, empty_row, pack_row, stack_rows
+from kame_jax.data.packing import pack
 from kame_jax.data.samples import Sample
+from kame_jax.data.stored import MixedSamples, StoredSamples
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
 
@@ -23,9 +27,107 @@ def longest(samples: Sequence[Sample], multiple: int = 8) -> int:
     Raises:
         InputError: there is no sample.
     """
-    if not samples:
+    if not len(samples):
         raise InputError("no samples to train on or to evaluate, expected at least one")
-    return -(-max(s.columns.shape[1] for s in samples) // multiple) * multiple
+    most = getattr(samples, "longest", None) or max(s.columns.shape[1] for s in samples)
+    return -(-most // multiple) * multiple
+
+
+class Part:
+    """Samples that are drawn from together: alone in a row, or packed.
+
+    Args:
+        samples: all of them.
+        length: columns of a row.
+        seed: of the packing; None packs nothing.
+    """
+
+    def __init__(self, samples: Sequence[Sample], length: int, seed: int | None = None):
+        self.samples = samples
+        self._lengths = _lengths(samples)
+        self._plan = None if seed is None else pack(self._lengths, length, seed)
+
+    def __len__(self) -> int:
+        return len(self.samples if self._plan is None else self._plan)
+
+    def indices(self, row: int) -> Sequence[int]:
+        """The samples of a row."""
+        return (row,) if self._plan is None else self._plan[row].tolist()
+
+    def columns(self, row: int) -> int:
+        """Real columns of a row, without reading its samples."""
+        return int(sum(self._lengths[i] for i in self.indices(row)))
+
+
+def _lengths(samples: Sequence[Sample]) -> np.ndarray:
+    if isinstance(samples, StoredSamples):
+        return samples.lengths()
+    return np.array([sample.columns.shape[1] for sample in samples], np.int64)
+
+
+def row_order(parts: Sequence[Part], weights: Sequence[float], seed: int) -> grain.MapDataset[int]:
+    """The endless order in which rows are drawn: place -> row, those of all parts counted through.
+
+    Every epoch is a new shuffle of all rows; of several parts, each has epochs of its own, and its weight is its share
+    of the places.
+    """
+    orders, first = [], 0
+    for i, part in enumerate(parts):
+        order = grain.MapDataset.range(first, first + len(part)).seed(seed + 7919 * i).shuffle().repeat()
+        orders.append(order)
+        first += len(part)
+    if len(orders) == 1:
+        return orders[0]
+    return grain.MapDataset.mix(orders, [weight / sum(weights) for weight in weights])
+
+
+class Batches(Sequence[Row]):
+    """Batch of every step, made when it is asked for. Safe to use from several threads.
+
+    Args as in `train_batches`; `length` is that of a row.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        weights: Sequence[float],
+        schedule: OracleSchedule,
+        augment: OracleAugment,
+        *,
+        batch_size: int,
+        length: int,
+        seed: int,
+        rows: Sequence[int] | None,
+    ):
+        self._parts, self._order = parts, row_order(parts, weights, seed)
+        self._schedule, self._augment = schedule, augment
+        self._size, self._length, self._seed = batch_size, length, seed
+        self._rows = tuple(range(batch_size) if rows is None else rows)
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._size
+
+    def _place(self, place: int) -> tuple[Part, int]:
+        row = int(self._order[place])
+        for part in self._parts:
+            if row < len(part):
+                return part, row
+            row -= len(part)
+        raise IndexError(place)
+
+    def __getitem__(self, step: int) -> Row:  # type: ignore[override]
+        first = step * self._size
+        made = []
+        for place in (first + row for row in self._rows):
+            part, row = self._place(place)
+            samples = [part.samples[i] for i in part.indices(row)]
+            rng = np.random.default_rng((self._seed, place))
+            made.append(pack_row(samples, self._length, self._schedule, self._augment, rng, step))
+        batch = stack_rows(made)
+        if len(self._rows) < self._size:
+            places = (self._place(first + row) for row in range(self._size))
+            batch["frames"] = np.array([part.columns(row) for part, row in places], np.int32)
+        return batch
 
 
 def train_batches(
@@ -36,6 +138,8 @@ def train_batches(
     length: int,
     seed: int,
     augment: OracleAugment = OracleAugment(),
+    rows: Sequence[int] | None = None,
+    packed: bool = False,
 ) -> grain.MapDataset[Row]:
     """An endless data set of batches; `batches[step]` is the batch of that step.
 
@@ -45,23 +149,27 @@ def train_batches(
     Args:
         samples: all of them.
         schedule: where oracle tokens land.
-        batch_size: rows.
+        batch_size: rows of the whole batch.
         length: columns of every row, at least those of the longest sample.
         seed: of the order and of the augmentation.
         augment: of the oracle.
+        rows: which rows of the batch this process makes (default: all); `frames` is always that of all rows.
+        packed: several short samples share a row.
 
     Raises:
         InputError: no samples, or one longer than `length`.
     """
     if longest(samples, 1) > length:
         raise InputError(f"the longest sample has {longest(samples, 1)} columns, expected at most {length}")
-
-    def row(place: int, sample: Sample) -> Row:
-        rng = np.random.default_rng((seed, place))
-        return collate_row(sample, length, schedule, augment, rng, step=place // batch_size)
-
-    rows = grain.MapDataset.source(list(samples)).seed(seed).shuffle().repeat().map_with_index(row)
-    return rows.batch(batch_size, batch_fn=stack_rows)
+    mixture = samples if isinstance(samples, MixedSamples) else None
+    parts = [
+        Part(part, length, seed if packed else None) for part in (mixture.parts if mixture else (samples,))
+    ]
+    weights = mixture.weights if mixture else (1.0,)
+    batches = Batches(
+        parts, weights, schedule, augment, batch_size=batch_size, length=length, seed=seed, rows=rows
+    )
+    return grain.MapDataset.source(batches)
 
 
 def read_ahead(batches: grain.MapDataset[Row], start: int, stop: int, *, threads: int = 1) -> Iterator[Row]:
@@ -74,8 +182,9 @@ def eval_batches(
     samples: Sequence[Sample], schedule: OracleSchedule, *, batch_size: int, length: int
 ) -> Iterator[Row]:
     """Every sample once, in order, undisturbed; the last batch is filled up with empty rows."""
-    rows = [collate_row(sample, length, schedule) for sample in samples]
-    for at in range(0, len(rows), batch_size):
-        part = rows[at : at + batch_size]
-        blank = empty_row(part[0]["inputs"].shape[0], length, schedule.pad_id)
-        yield stack_rows(part + [blank] * (batch_size - len(part)))
+    for at in range(0, len(samples), batch_size):
+        rows = [
+            collate_row(samples[i], length, schedule) for i in range(at, min(at + batch_size, len(samples)))
+        ]
+        blank = empty_row(rows[0]["inputs"].shape[0], length, schedule.pad_id)
+        yield stack_rows(rows + [blank] * (batch_size - len(rows)))

@@ -267,7 +267,7 @@ class Store:
         """Frames `[start, stop)` of a dialogue, with the events of at least these frames and `history` before them."""
         first, last = max(0, start - history) // self._block, -(-stop // self._block)
         at = int(self._first[index])
-        examples = self._source.__getitems__([at + i for i in range(first, max(last, first + 1))])
+        examples = [self._source[at + i] for i in range(first, max(last, first + 1))]
         records = [record_from_columns("", example) for example in examples]
         base = first * self._block
         return Slice(

@@ -1,6 +1,7 @@
-"""The samples a run is made on: records from a folder, or dialogues that are tokenised on first use and kept.
+"""The samples a run is made on: a data set, records from a folder, or dialogues tokenised on first use and kept.
 
-A folder of dialogues has `audio/` and `text/` (`data.dialogue`), one of records `<id>.npz` files (`data.records`).
+A folder of dialogues has `audio/` and `text/` (`data.dialogue`), one of records `<id>.npz` files (`data.records`); data
+sets and mixtures of them are `data.stored`'s.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from kame_jax.config import MimiConfig, ModelConfig, OracleConfig, RunConfig, to
 from kame_jax.data.collate import OracleAugment
 from kame_jax.data.dialogue import read_dialogues
 from kame_jax.data.records import Record, build_records, load_records, mimi_encoder, save_record
-from kame_jax.data.samples import Sample
+from kame_jax.data.samples import Cut, Sample, make_samples
+from kame_jax.data.stored import MixedSamples, StoredSamples, open_samples
 from kame_jax.errors import InputError
 from kame_jax.interop import Checkpoint, load_mimi, tree
 from kame_jax.interop.export import MIMI_NAME, export
@@ -199,8 +201,39 @@ def _stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
     return stamps
 
 
+def read_samples(
+    path: str | Path,
+    config: RunConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Sequence[Sample]:
+    """The samples of whatever lies at `path`: a data set or a mixture, read when they are needed; else all at once.
+
+    Args:
+        path: as `config.data.path` takes it.
+        config: of the run.
+        progress: called with the recordings encoded and their total.
+
+    Raises:
+        InputError: everything that is wrong with the files, in one list.
+    """
+    model, data = config.model.architecture, config.data
+    cut = Cut(data.max_frames, data.min_frames, data.context, data.carry_oracle, data.mask_fill)
+    stored = open_samples(path, model, data.speakers, cut)
+    if stored is not None:
+        return stored
+    records = read_records(
+        path, model, lambda: find_tokenizers(config, path), Path(config.run_dir) / "records", progress
+    )
+    samples = make_samples(records, model, speakers=data.speakers, cut=cut)
+    if not samples:
+        raise InputError(f"{path}: has no piece of data.min_frames ({data.min_frames}) frames")
+    return samples
+
+
 def fingerprint(samples: Sequence[Sample]) -> str:
     """A short name for the content of some samples: equal for equal tokens and events in the same order."""
+    if isinstance(samples, StoredSamples | MixedSamples):
+        return samples.fingerprint
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(sample.id.encode())
@@ -225,4 +258,6 @@ def oracle_augment(config: OracleConfig) -> OracleAugment:
         jitter=config.jitter,
         hint_only=config.hint_only,
         hint_warmup=config.hint_warmup,
+        causal=config.causal,
+        start_first=config.start_first,
     )

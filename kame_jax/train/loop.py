@@ -6,6 +6,7 @@ tokenised dialogues. Run again on the same folder it continues, bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from jax.sharding import Mesh
 
 from kame_jax.config import RunConfig, to_yaml
 from kame_jax.data.pipeline import longest, read_ahead, train_batches
-from kame_jax.data.samples import Sample, make_samples
+from kame_jax.data.samples import Sample
+from kame_jax.data.store import find_store
 from kame_jax.errors import InputError
 from kame_jax.sharding import make_mesh
 from kame_jax.train.checkpoints import Checkpoints
@@ -24,7 +26,7 @@ from kame_jax.train.corpus import (
     is_dialogues,
     keep_tokenizers,
     oracle_augment,
-    read_records,
+    read_samples,
     schedule_of,
 )
 from kame_jax.train.evaluation import make_evaluation
@@ -36,7 +38,7 @@ from kame_jax.train.progress import Terminal
 from kame_jax.train.signals import Signals
 from kame_jax.train.start import first_params
 from kame_jax.train.state import abstract_model, abstract_state, count, init_state, state_shardings
-from kame_jax.train.step import batch_multiple, make_train_step, put_batch
+from kame_jax.train.step import batch_multiple, local_rows, make_train_step, put_batch
 
 
 def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -66,14 +68,16 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
     held_out = (
         _samples(config, config.data.eval_path, "data.eval_path", watch) if config.data.eval_path else []
     )
-    schedule = schedule_of(config.model, config.oracle.tail)
+    schedule, packed = schedule_of(config.model, config.oracle.tail), config.data.pack
     batches = train_batches(
         samples,
         schedule,
         batch_size=config.train.batch_size,
-        length=longest(samples),
+        length=-(-config.data.max_frames // 8) * 8 if packed and config.data.max_frames else longest(samples),
         seed=config.seed,
         augment=oracle_augment(config.oracle),
+        rows=local_rows(mesh, config.train.batch_size),
+        packed=packed,
     )
 
     model = abstract_model(config.model.architecture, config.train.dtype)
@@ -127,7 +131,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
 
         log = RunLog(config, MetricsFile(folder / "metrics.jsonl", start), watch)
         for number, batch in enumerate(read_ahead(batches, start, steps), start + 1):
-            state, out = step(state, put_batch(batch, mesh))
+            state, out = step(state, put_batch(batch, mesh, config.train.batch_size))
             log.started(number, out, frames=int(batch["frames"].sum()))
             stop = number == steps or signals.caught is not None
             if stop or _divides(config.train.checkpoint_every, number):
@@ -175,26 +179,10 @@ def _mesh(config: RunConfig) -> Mesh:
     return mesh
 
 
-def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) -> list[Sample]:
+def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) -> Sequence[Sample]:
     if path is None:
-        raise InputError(f"{name}: null, expected a folder of dialogues or of records")
-    records = read_records(
-        path,
-        config.model.architecture,
-        lambda: find_tokenizers(config, path),
-        cache=Path(config.run_dir) / "records",
-        progress=lambda done, total: watch.count(f"tokenising {path}", done, total),
-    )
-    samples = make_samples(
-        records,
-        config.model.architecture,
-        speakers=config.data.speakers,
-        max_frames=config.data.max_frames,
-        min_frames=config.data.min_frames,
-    )
-    if not samples:
-        raise InputError(f"{name}: {path} has no piece of data.min_frames ({config.data.min_frames}) frames")
-    return samples
+        raise InputError(f"{name}: null, expected a data set, or a folder of dialogues or of records")
+    return read_samples(path, config, lambda done, total: watch.count(f"tokenising {path}", done, total))
 
 
 def _write_config(config: RunConfig, folder: Path) -> None:
@@ -203,8 +191,9 @@ def _write_config(config: RunConfig, folder: Path) -> None:
     part = folder / ".config.yaml.part"
     part.write_text(to_yaml(config), encoding="utf-8")
     part.replace(folder / "config.yaml")
-    if config.data.path and is_dialogues(config.data.path):
-        keep_tokenizers(find_tokenizers(config, config.data.path), folder)
+    path = config.data.path
+    if path and Path(path).is_dir() and not find_store(path) and is_dialogues(path):
+        keep_tokenizers(find_tokenizers(config, path), folder)
 
 
 def _divides(every: int, step: int) -> bool:

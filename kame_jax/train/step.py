@@ -124,21 +124,32 @@ def make_eval_step(model: LM, mesh: Mesh, *, use_oracle: bool = True) -> Callabl
     )
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, size: int | None = None) -> Batch:
     """A batch on the devices, its rows cut over them.
 
-    Every process makes the whole batch (it is a function of seed and step) and puts its own rows.
-
     Args:
-        batch: as `data.pipeline` gives them.
+        batch: as `data.pipeline` gives them: all rows, or those of `local_rows`.
         mesh: the devices.
+        size: rows of the whole batch; None says that they are all here.
     """
     place = NamedSharding(mesh, BATCH)
+    count = len(batch[ARRAYS[0]]) if size is None else size
+    at = {row: i for i, row in enumerate(range(count) if size is None else local_rows(mesh, count))}
 
     def put(x: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            rows = [at[row] for row in range(count)[index[0]]]
+            return x[rows[0] : rows[-1] + 1] if rows else x[:0]
+
+        return jax.make_array_from_callback((count, *x.shape[1:]), place, part)
 
     return {name: put(batch[name]) for name in ARRAYS}
+
+
+def local_rows(mesh: Mesh, size: int) -> list[int]:
+    """The rows of a batch that this process puts on its devices, ascending."""
+    indices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((size,)).values()
+    return sorted({row for index in indices if index for row in range(size)[index[0]]})
 
 
 def batch_multiple(mesh: Mesh) -> int:
