@@ -17,6 +17,7 @@ FLOORS = {
     "streams": 1,
     "picture": 1,
     "oracle": 2,
+    "llm": 2,
     "model": 2,
     "codec": 2,
     "sharding": 2,

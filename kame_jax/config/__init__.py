@@ -4,7 +4,16 @@ Arrays, files of weights and devices belong to the rooms above.
 """
 
 from kame_jax.config.build import build, to_dict, validate
-from kame_jax.config.load import config_names, find_config, load_codec, load_model, load_run, to_yaml
+from kame_jax.config.llm import LLMConfig
+from kame_jax.config.load import (
+    config_names,
+    find_config,
+    load_codec,
+    load_model,
+    load_run,
+    load_settings,
+    to_yaml,
+)
 from kame_jax.config.model import (
     CONDITIONERS,
     GATINGS,
@@ -52,6 +61,7 @@ __all__ = [
     "DataConfig",
     "DepthConfig",
     "DropoutConfig",
+    "LLMConfig",
     "LoRAConfig",
     "LossConfig",
     "MeshConfig",
@@ -71,6 +81,7 @@ __all__ = [
     "load_codec",
     "load_model",
     "load_run",
+    "load_settings",
     "to_dict",
     "to_yaml",
     "validate",

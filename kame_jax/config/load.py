@@ -105,6 +105,21 @@ def load_codec(source: str | Path) -> MimiConfig:
     return _load_section(source, "codec", MimiConfig)
 
 
+def load_settings(cls: type[T], source: str | Path, overrides: Iterable[str] = ()) -> T:
+    """Read a YAML file that holds one section of settings of class `cls`, with `dotted.key=value` overrides.
+
+    Raises:
+        InputError: no such file, or every problem of file and overrides in one list.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"{source}: no such file, expected YAML with settings of {cls.__name__}")
+    document, problems = _overridden(_read(path), overrides)
+    if problems:
+        raise problem_list(str(source), problems)
+    return build(cls, document.values, document.sources, about=str(source))
+
+
 def to_yaml(config: Any) -> str:
     """The configuration as YAML text, presets resolved; reading it back gives an equal configuration."""
     return yaml.dump(
