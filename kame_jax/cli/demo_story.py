@@ -114,7 +114,7 @@ def tokenise(config: RunConfig, folder: Path) -> dict[str, Any]:
     frames = sum(record.frames for record in records)
     return {
         "dialogues": len(records),
-        "heldout": sum(split == "heldout" for split in splits.values()),
+        "heldout": len(records) - len(training),
         "exchanges": len(exchanges),
         "spliced": SPLICED,
         "minutes": round(frames / config.codec.frame_rate / 60, 1),
