@@ -14,7 +14,7 @@ SHOWN = 20
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:
-    """Add `--preset` and `--rule`; `kame_jax.data.rules.read_rules` reads them."""
+    """Add `--preset` and `--rule`; `kame_jax.oracle.rules.read_rules` reads them."""
     parser.add_argument(
         "--preset",
         choices=("kame-jax", "reference"),

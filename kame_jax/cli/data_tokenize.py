@@ -52,9 +52,9 @@ def _run(args: argparse.Namespace) -> None:
 
 def tokenize_folder(args: argparse.Namespace, dialogues: str, out: str) -> tuple[Any, dict[str, Any]]:
     """Tokenises what the options say; returns the report and figures for the result."""
-    from kame_jax.data.rules import read_rules
     from kame_jax.data.tokens import TOKENIZER, Settings, batch_encoder, fingerprint, tokenize
     from kame_jax.interop import load_mimi
+    from kame_jax.oracle.rules import read_rules
     from kame_jax.train.progress import Terminal
 
     rules = read_rules(args.preset, args.rule)

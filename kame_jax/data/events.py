@@ -14,6 +14,7 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from kame_jax.errors import InputError
+from kame_jax.oracle.simulate import WHILE_SPEAKING
 from kame_jax.oracle.text import encode_oracle
 
 FIELDS = {
@@ -142,8 +143,9 @@ def build_events(
         num_frames: frames of audio.
         tokenizer: of the inner monologue.
         frame_rate: frames a second.
-        protect_kept: the last of a run is chosen among the records that make an event; False chooses it before, as
-            the reference does, so that a run whose last record is left out protects none.
+        protect_kept: the last of a run (or of a `turn`, where records name theirs) is chosen among the records that
+            make an event; False chooses it before, as the reference does, so that a run whose last record is left
+            out protects none.
 
     Raises:
         InputError: a record that is no mapping, whose channel or time is no number, or whose prediction or hint is
@@ -171,10 +173,20 @@ def build_events(
         predictions.append(prediction)
         hints.append(hint)
         use_hint.append(_use_hint(i, record))
-        runs.append(run)
+        runs.append(_turn(i, record, run))
     if protect_kept:
-        skip_forbid = [int(a != b) for a, b in zip(runs, [*runs[1:], None])]
+        last = {turn: i for i, turn in enumerate(runs)}
+        skip_forbid = [int(turn != WHILE_SPEAKING and last[turn] == i) for i, turn in enumerate(runs)]
     return pack_events(frame_pos, ratio, skip_forbid, predictions, hints, use_hint)
+
+
+def _turn(index: int, record: Mapping[str, Any], run: int) -> int:
+    value = record.get("turn")
+    if value is None:
+        return run
+    if not isinstance(value, int):
+        raise InputError(f"oracle record {index}: turn {value!r}, expected a number")
+    return value
 
 
 def _use_hint(index: int, record: Mapping[str, Any]) -> int:

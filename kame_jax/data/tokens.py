@@ -27,8 +27,8 @@ from kame_jax.codec import mimi as codec
 from kame_jax.data.check import MIN_RATE, check_dialogue
 from kame_jax.data.dialogue import AUDIO_SUFFIXES, find_dialogues, read_dialogue, read_stereo
 from kame_jax.data.records import CHUNK_SECONDS, about, make_record, save_record, text_rows
-from kame_jax.data.rules import Rules
 from kame_jax.errors import InputError
+from kame_jax.oracle.rules import Rules
 from kame_jax.oracle.simulate import CHANNELS
 from kame_jax.oracle.text import load_tokenizer
 

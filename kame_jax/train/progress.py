@@ -46,9 +46,9 @@ class Terminal:
         """Something that happened once."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def count(self, what: str, done: int, total: int) -> None:
-        """Preparatory work that is under way."""
-        self._show(what, done, total, "")
+    def count(self, what: str, done: int, total: int, text: str = "") -> None:
+        """Work that is under way, with whatever else there is to say of it."""
+        self._show(what, done, total, text)
 
     def step(self, line: Mapping[str, Any], total: int) -> None:
         """A logged training step: losses, accuracy of the words, speed and time left."""

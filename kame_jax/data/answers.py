@@ -1,0 +1,207 @@
+"""Many questions to a language model: each asked once, whatever happens in between, within a budget.
+
+Answers are kept under the content of their question (model, settings, messages) in append-only files, a line each, so a
+job that was killed asks nothing twice. How one answer is got, and how failures are tried again, is `kame_jax.llm`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from kame_jax.config import LLMConfig
+from kame_jax.errors import InputError
+from kame_jax.llm import Client, LLMError, Message
+from kame_jax.llm.usage import Usage
+
+FAILURES_IN_A_ROW = 20
+"""After so many answers that did not come, one after the other, the endpoint is given up."""
+IDENTITY = ("model", "base_url", "max_tokens", "temperature", "reasoning_effort", "max_chars")
+"""Settings that an answer depends on."""
+
+
+class Stopped(RuntimeError):
+    """Nothing more is asked: the budget is spent, or the endpoint does not answer."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a job stands."""
+
+    asked: int
+    """Calls made by this process."""
+    reused: int
+    """Answers that were there already."""
+    failed: int
+    tokens: int
+    """Of this and all earlier processes on the same cache."""
+    cost: float
+    seconds: float
+
+    def text(self, done: int, total: int) -> str:
+        """For a progress bar: calls a second, tokens, cost, time left."""
+        rate = self.asked / self.seconds if self.seconds > 0 else 0.0
+        parts = [f"{rate:.1f} calls/s", f"{self.reused:,} reused", f"{self.tokens:,} tokens"]
+        if self.cost:
+            parts.append(f"cost {self.cost:.2f}")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if done:
+            minutes, seconds = divmod(round(self.seconds / done * (total - done)), 60)
+            parts.append(f"{minutes}:{seconds:02} left")
+        return ", ".join(parts)
+
+
+class Answers:
+    """Asks one model, with a cache. Use it inside one event loop (`async with`).
+
+    Args:
+        config: of the endpoint; its budget counts what the cache has cost already.
+        cache: folder of the answers; None keeps none.
+        name: of this process's file in it, when several share the cache.
+        client: who asks, in place of one made from `config`.
+
+    Raises:
+        InputError: a damaged cache; what `Client` raises.
+    """
+
+    def __init__(
+        self, config: LLMConfig, cache: str | Path | None, name: str = "0", client: Client | None = None
+    ) -> None:
+        self.config = config
+        self._known: dict[str, str] = {}
+        self._waiting: dict[str, asyncio.Future[str]] = {}
+        spent = Usage()
+        self._file: IO[str] | None = None
+        if cache is not None:
+            folder = Path(cache)
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in sorted(folder.glob("answers-*.jsonl")):
+                spent += self._load(path)
+            self._file = _appending(folder / f"answers-{name}.jsonl")
+        self._client = client or Client(config)
+        self._client.usage += spent
+        # Questions wait here, not in the client: it looks at the budget when a question comes to it.
+        self._places = asyncio.Semaphore(config.max_concurrent)
+        self._began = time.monotonic()
+        self._asked = self._reused = self._failed = self._in_a_row = 0
+
+    def _load(self, path: Path) -> Usage:
+        """Takes the answers of a file over; a last line that was cut off is no answer."""
+        tokens = [0, 0]
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith("\n"):
+                    break
+                try:
+                    item = json.loads(line)
+                    self._known[item["key"]] = item["text"]
+                    tokens[0] += item["input_tokens"]
+                    tokens[1] += item["output_tokens"]
+                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                    raise InputError(f"{path}: line {number} is no answer: {error}") from None
+        return Usage(input_tokens=tokens[0], output_tokens=tokens[1])
+
+    async def __aenter__(self) -> Answers:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.close()
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def status(self) -> Status:
+        """How the job stands."""
+        usage = self._client.usage
+        return Status(
+            self._asked,
+            self._reused,
+            self._failed,
+            usage.tokens,
+            self._client.cost,
+            time.monotonic() - self._began,
+        )
+
+    async def ask(self, messages: Sequence[Message]) -> str:
+        """The answer; the same messages are asked once, also when asked for at the same time.
+
+        Raises:
+            LLMError: it did not come.
+            Stopped: nothing more is asked.
+        """
+        key = question_key(self.config, messages)
+        if key in self._known:
+            self._reused += 1
+            return self._known[key]
+        if key in self._waiting:
+            self._reused += 1
+            return await asyncio.shield(self._waiting[key])
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting[key] = future
+        try:
+            text = await self._call(key, messages)
+        except BaseException as error:
+            if not future.done():
+                future.set_exception(error if isinstance(error, Exception) else Stopped("interrupted"))
+                future.exception()  # nobody may be waiting for it
+            raise
+        finally:
+            del self._waiting[key]
+        future.set_result(text)
+        return text
+
+    async def _call(self, key: str, messages: Sequence[Message]) -> str:
+        async with self._places:
+            if self._in_a_row >= FAILURES_IN_A_ROW:
+                raise Stopped(f"{self._in_a_row} answers in a row did not come, the endpoint is given up")
+            try:
+                answer = await self._client.complete(messages)
+            except LLMError as error:
+                if error.kind == "budget":
+                    raise Stopped(str(error)) from None
+                self._asked += 1
+                self._failed += 1
+                self._in_a_row += 1
+                raise
+        self._asked += 1
+        self._in_a_row = 0
+        self._known[key] = answer.text
+        if self._file is not None:
+            item = {
+                "key": key,
+                "text": answer.text,
+                "input_tokens": answer.usage.input_tokens,
+                "output_tokens": answer.usage.output_tokens,
+            }
+            self._file.write(json.dumps(item, ensure_ascii=False) + "\n")
+            self._file.flush()
+        return answer.text
+
+
+def question_key(config: LLMConfig, messages: Sequence[Message]) -> str:
+    """A name for a question: equal for equal messages to the same model with the same settings."""
+    facts = [[getattr(config, name) for name in IDENTITY], [[m["role"], m["content"]] for m in messages]]
+    return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode()).hexdigest()
+
+
+def _appending(path: Path) -> IO[str]:
+    """A file to append to, without the half line that a killed process may have left at its end."""
+    if path.is_file():
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+                os.fsync(file.fileno())
+    return path.open("a", encoding="utf-8")
+
+
+Progress = Callable[[int, int, str], None]
+"""Called with the dialogues done, their total, and what else there is to say."""
