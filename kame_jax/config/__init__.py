@@ -45,6 +45,7 @@ from kame_jax.config.run import (
     RunModelConfig,
     TrainConfig,
 )
+from kame_jax.config.tandem import TandemConfig, TriggerConfig
 
 __all__ = [
     "CONDITIONERS",
@@ -73,8 +74,10 @@ __all__ = [
     "RunConfig",
     "RunModelConfig",
     "SeanetConfig",
+    "TandemConfig",
     "TrainConfig",
     "TransformerConfig",
+    "TriggerConfig",
     "build",
     "config_names",
     "find_config",

@@ -114,6 +114,8 @@ def read_oracle_log(
 ) -> list[OracleOp]:
     """An oracle log: JSON lines `{"frame", "op", "tokens"}`, or `"text"` in place of `"tokens"`.
 
+    Lines with an `"event"`, of which the log of a live conversation has many, are passed over.
+
     Args:
         path: the file.
         tokenizer: turns `text` into tokens; needed only where a line has `text`.
@@ -133,7 +135,10 @@ def read_oracle_log(
         if not line.strip():
             continue
         try:
-            ops.append(_oracle_op(json.loads(line), tokenizer, text_card))
+            value = json.loads(line)
+            if isinstance(value, dict) and "event" in value and "op" not in value:
+                continue  # what else a conversation's log tells
+            ops.append(_oracle_op(value, tokenizer, text_card))
             if len(ops) > 1 and ops[-1].step < ops[-2].step:
                 problems.append(f"line {number}: frame {ops[-1].step} comes after frame {ops[-2].step}")
         except (ValueError, InputError) as error:

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+COMMON_TOP_K = 256
+"""A full sort of the vocabulary costs far more than its best few: only a larger top-k pays for it."""
+
 
 class Sampling(NamedTuple):
     """Sampling settings of a batch of rows, each array `[batch]`. Temperature 0 is greedy."""
@@ -72,8 +75,16 @@ def sample(logits: jax.Array, keys: jax.Array, temperature: jax.Array, top_k: ja
 
     def draw() -> jax.Array:
         scaled = logits / jnp.maximum(temperature, 1e-6)[:, None]
-        ordered = jnp.sort(scaled, axis=-1, descending=True)
-        kth = jnp.take_along_axis(ordered, jnp.clip(top_k, 1, classes)[:, None] - 1, axis=-1)
+        most = min(COMMON_TOP_K, classes)
+
+        def threshold(ordered: jax.Array) -> jax.Array:
+            return jnp.take_along_axis(ordered, jnp.clip(top_k, 1, ordered.shape[1])[:, None] - 1, axis=-1)
+
+        kth = jax.lax.cond(
+            jnp.all(jnp.minimum(top_k, classes) <= most),
+            lambda: threshold(jax.lax.top_k(scaled, most)[0]),
+            lambda: threshold(jnp.sort(scaled, axis=-1, descending=True)),
+        )
         kept = jnp.where(scaled >= kth, scaled, -jnp.inf)
         return jax.vmap(jax.random.categorical)(keys, kept)
 

@@ -15,7 +15,7 @@ from kame_jax import streams
 from kame_jax.config import ModelConfig
 from kame_jax.decode.sampling import Sampling, sample
 from kame_jax.model import LM
-from kame_jax.model.attention import KVCache
+from kame_jax.model.attention import KVCache, init_kv_cache
 
 
 class DecodeState(NamedTuple):
@@ -29,6 +29,19 @@ class DecodeState(NamedTuple):
     """Keys and values of the temporal transformer, one ring per layer."""
     keys: jax.Array
     """Random keys `[batch]`; a row's draws depend on its own key and offset alone."""
+
+
+class Guidance(NamedTuple):
+    """Classifier-free guidance: `logits = null + scale * (given - null)`, for text and every codebook.
+
+    The null half of the batch reads the same audio and text, an idle oracle (the reference cannot do this one: it
+    gives both halves the same) and its own condition. Semantics otherwise: kyutai-labs/moshi `LMGen._step`.
+    """
+
+    scale: jax.Array
+    """float32 `[batch]`; 1 is no guidance, exactly."""
+    condition: jax.Array | None = None
+    """float32 `[batch, dim]` of the null half; None takes the given one, so that only the oracle guides."""
 
 
 class FrameOutput(NamedTuple):
@@ -45,14 +58,17 @@ class FrameOutput(NamedTuple):
     """float32 `[batch, extra_heads, extra_head_dim]`, softmax of each extra head on this step."""
 
 
-def init_state(config: ModelConfig, batch: int, keys: jax.Array, dtype: jnp.dtype) -> DecodeState:
+def init_state(
+    config: ModelConfig, batch: int, keys: jax.Array, dtype: jnp.dtype, guided: bool = False
+) -> DecodeState:
     """A batch of fresh conversations.
 
     Args:
         config: the model's.
         batch: rows.
         keys: random keys `[batch]`.
-        dtype: of the KV cache, normally the model's compute dtype.
+        dtype: of the KV cache: the model's compute dtype, or int8.
+        guided: the caches hold a second half, of the same conversations without what guides them.
 
     Raises:
         ValueError: the temporal transformer has no context, or the depth transformer leaves no row for the user.
@@ -63,9 +79,9 @@ def init_state(config: ModelConfig, batch: int, keys: jax.Array, dtype: jnp.dtyp
             "a model without `temporal.context` cannot stream: set the attention window in frames"
         )
     ring = jnp.full((batch, config.num_rows, config.max_delay + 2), streams.UNGENERATED_ID, jnp.int32)
-    zeros = jnp.zeros((batch, temporal.num_heads, temporal.context, temporal.head_dim), dtype)
+    shape = (batch * (1 + guided), temporal.num_heads, temporal.context, temporal.head_dim)
     # Distinct buffers, also from the caller's: the state is donated, which ends the life of what it holds.
-    caches = [KVCache(zeros.copy(), zeros.copy()) for _ in range(temporal.num_layers)]
+    caches = [init_kv_cache(*shape, dtype) for _ in range(temporal.num_layers)]
     return DecodeState(ring, jnp.zeros(batch, jnp.int32), caches, keys.copy())
 
 
@@ -92,6 +108,7 @@ def frame_step(
     settings: Sampling,
     condition: jax.Array | None = None,
     forced: jax.Array | None = None,
+    guidance: Guidance | None = None,
 ) -> tuple[DecodeState, FrameOutput]:
     """Runs one frame for every row.
 
@@ -105,6 +122,8 @@ def frame_step(
         settings: sampling of each row.
         condition: float32 `[batch, dim]` from `LM.condition`, or None.
         forced: int32 `[batch, 1 + dep_q]` tokens to take instead of the model's own; -2 where it chooses itself.
+        guidance: leads the choices away from what the model would say without oracle and condition; the state must
+            have been made for it. Each step then runs every row twice.
 
     Returns:
         The new state and the frame.
@@ -123,10 +142,27 @@ def frame_step(
     present = jnp.take_along_axis(ring, (offset % slots)[:, None, None], axis=2)[:, :, 0]
     column = jnp.where(start, jnp.array(streams.initial_ids(config)), present)
 
+    position = offset
+    if guidance is not None:
+        column, position = _twice(column), _twice(offset)
+        if oracle is not None:
+            oracle = jnp.concatenate([oracle, jnp.full_like(oracle, config.text_padding_id)])
+        if condition is not None:
+            null = condition if guidance.condition is None else guidance.condition
+            condition = jnp.concatenate([condition, null])
+
+    def guided(logits: jax.Array) -> jax.Array:
+        if guidance is None:
+            return logits
+        given, null = jnp.split(logits, 2)
+        # Written so that scale 1 gives the bits of `given`.
+        return given + (guidance.scale[:, None] - 1.0) * (given - null)
+
     oracle_column = None if oracle is None else oracle[:, None]
     h, text_logits, caches = model.temporal_step(
-        column[:, :, None], oracle_column, condition, state.caches, offset
+        column[:, :, None], oracle_column, condition, state.caches, position
     )
+    text_logits = guided(text_logits)
 
     draws = jax.vmap(lambda key, step: jax.random.split(jax.random.fold_in(key, step), own))(
         state.keys, offset
@@ -140,12 +176,16 @@ def frame_step(
     text = choose(0, sample(text_logits, draws[:, 0], settings.text_temperature, settings.text_top_k))
 
     def choose_audio(codebook: int, logits: jax.Array) -> jax.Array:
-        drawn = sample(logits, draws[:, codebook + 1], settings.audio_temperature, settings.audio_top_k)
-        return choose(codebook + 1, drawn)
+        drawn = sample(
+            guided(logits), draws[:, codebook + 1], settings.audio_temperature, settings.audio_top_k
+        )
+        chosen = choose(codebook + 1, drawn)
+        return chosen if guidance is None else _twice(chosen)
 
     generated = text[:, None]
     if model.depth is not None:
-        generated = jnp.concatenate([generated, model.depth.generate(h, text, choose_audio)], axis=1)
+        codes = model.depth.generate(h, text if guidance is None else _twice(text), choose_audio)
+        generated = jnp.concatenate([generated, codes[: len(text)]], axis=1)
 
     offset = jnp.where(running, offset + 1, offset)
     write_at = jnp.broadcast_to((offset % slots)[:, None], generated.shape)
@@ -156,7 +196,11 @@ def frame_step(
     tokens = jnp.take_along_axis(ring[:, :own], aligned[:, :, None], axis=2)[:, :, 0]
     tokens = jnp.where(ready[:, None], tokens, streams.UNGENERATED_ID)
     new_state = DecodeState(ring, offset, caches, state.keys)
-    return new_state, FrameOutput(tokens, ready, text_logits, _extra_heads(model, h))
+    return new_state, FrameOutput(tokens, ready, text_logits, _extra_heads(model, h[: len(text)]))
+
+
+def _twice(x: jax.Array) -> jax.Array:
+    return jnp.concatenate([x, x])
 
 
 def _write(

@@ -14,17 +14,25 @@ import jax.numpy as jnp
 
 
 class KVCache(NamedTuple):
-    """Ring of the last `capacity` keys and values of one layer, each `[batch, heads, capacity, head_dim]`."""
+    """Ring of the last `capacity` keys and values of one layer, each `[batch, heads, capacity, head_dim]`.
+
+    As int8 they carry a factor for each head of each slot, float32 `[batch, heads, capacity]`.
+    """
 
     k: jax.Array
     v: jax.Array
+    k_scale: jax.Array | None = None
+    v_scale: jax.Array | None = None
 
 
 def init_kv_cache(batch: int, heads: int, capacity: int, head_dim: int, dtype: jnp.dtype) -> KVCache:
     """An empty ring; which slots count is decided by position, so its contents never need clearing."""
     shape = (batch, heads, capacity, head_dim)
-    # Two buffers, so that a cache can be donated.
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    # Buffers of their own, so that a cache can be donated.
+    if jnp.dtype(dtype) != jnp.int8:
+        return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    values, factors = (jnp.zeros(shape, jnp.int8) for _ in range(2)), (jnp.zeros(shape[:3]) for _ in range(2))
+    return KVCache(*values, *factors)
 
 
 def apply_rope(x: jax.Array, positions: jax.Array, max_period: float) -> jax.Array:
@@ -60,7 +68,14 @@ def window_mask(query_positions: jax.Array, key_positions: jax.Array, context: i
     return visible if context is None else visible & (delta < context)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    k_scale: jax.Array | None = None,
+    v_scale: jax.Array | None = None,
+) -> jax.Array:
     """Scaled dot-product attention with float32 softmax.
 
     Args:
@@ -68,15 +83,21 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
         k, v: `[batch, heads, keys, head_dim]`, the layout of the cache.
         mask: bool `[batch or 1, steps, keys]`. A row that sees nothing gives finite values, never NaN: a session
             slot that is not running must not poison its neighbours.
+        k_scale, v_scale: float32 `[batch, heads, keys]`, factors of int8 keys and values; None for others.
 
     Returns:
         `[batch, steps, heads, head_dim]` in the dtype of `q`.
     """
+    k, v = k.astype(q.dtype), v.astype(q.dtype)
     scores = jnp.einsum("bthd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
+    if k_scale is not None:
+        scores = scores * k_scale[:, :, None]
     scores = scores * (1.0 / math.sqrt(q.shape[-1]))
     scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    return jnp.einsum("bhts,bhsd->bthd", weights, v)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if v_scale is not None:
+        weights = weights * v_scale[:, :, None]
+    return jnp.einsum("bhts,bhsd->bthd", weights.astype(q.dtype), v)
 
 
 def ring_positions(offset: jax.Array, steps: int, capacity: int) -> jax.Array:
@@ -94,7 +115,18 @@ def ring_write(cache: KVCache, k: jax.Array, v: jax.Array, offset: jax.Array) ->
     steps, capacity = k.shape[1], cache.k.shape[2]
     slots = (offset[:, None] + jnp.arange(steps)) % capacity
     rows = jnp.arange(k.shape[0])[:, None]
-    return KVCache(
-        cache.k.at[rows, :, slots].set(k.astype(cache.k.dtype)),
-        cache.v.at[rows, :, slots].set(v.astype(cache.v.dtype)),
-    )
+
+    def put(ring: jax.Array, values: jax.Array) -> jax.Array:
+        return ring.at[rows, :, slots].set(values.astype(ring.dtype))
+
+    if cache.k_scale is None or cache.v_scale is None:
+        return KVCache(put(cache.k, k), put(cache.v, v))
+    (k, k_scale), (v, v_scale) = _to_int8(k), _to_int8(v)
+    return KVCache(put(cache.k, k), put(cache.v, v), put(cache.k_scale, k_scale), put(cache.v_scale, v_scale))
+
+
+def _to_int8(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`x [..., head_dim]` as int8 and its factors float32 `[...]`, symmetric, the largest value at 127."""
+    x = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(x), axis=-1) / 127.0
+    return jnp.round(x / jnp.maximum(scale, 1e-30)[..., None]).astype(jnp.int8), scale

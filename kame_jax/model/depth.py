@@ -15,7 +15,7 @@ from flax import nnx
 
 from kame_jax.config import ModelConfig
 from kame_jax.model.attention import attend, window_mask
-from kame_jax.model.layers import Embedding, Linear, Norm, truncated_normal
+from kame_jax.model.layers import Embedding, Linear, Norm, take, truncated_normal, unstacked
 from kame_jax.model.transformer import TransformerLayer, add_sin_positions
 
 
@@ -59,7 +59,7 @@ class Depth(nnx.Module):
             dtype=dtype,
             lora=config.lora,
         )
-        self.layers = TransformerLayer(
+        self.layers: TransformerLayer | nnx.List = TransformerLayer(
             rngs, depth, stack=(depth.num_layers,), sets=(config.depth_sets,), dtype=dtype, lora=config.lora
         )
         head_norm, stack = depth.head_norm, (self.codebooks,)
@@ -132,31 +132,37 @@ class Depth(nnx.Module):
         """
         keys: list[list[jax.Array]] = [[] for _ in range(self.config.num_layers)]
         values: list[list[jax.Array]] = [[] for _ in range(self.config.num_layers)]
-        layers = [jax.tree.map(lambda a, i=i: a[i], self.layers) for i in range(self.config.num_layers)]
+        layers = [take(self.layers, index) for index in range(self.config.num_layers)]
         tokens: list[jax.Array] = []
         for step in range(self.codebooks):
             weights, position = self.schedule[step], jnp.full((1, 1), step)
             if step == 0:
                 embedded = self.text_emb(text, h.dtype)
             else:
-                embedded = _take(self.audio_emb, step - 1)(tokens[-1], h.dtype)
-            x = (_take(self.input, self.input_schedule[step])(h) + embedded)[:, None]
+                embedded = take(self.audio_emb, step - 1)(tokens[-1], h.dtype)
+            x = (take(self.input, self.input_schedule[step])(h) + embedded)[:, None]
             x = add_sin_positions(x, position, self.config)
             mask = jnp.ones((1, 1, step + 1), bool)
             for index, layer in enumerate(layers):
-                q, k, v = layer.rotate(_take(layer.attn_in, weights)(layer.norm1(x)), position)
+                q, k, v = layer.rotate(take(layer.attn_in, weights)(layer.norm1(x)), position)
                 keys[index].append(k[:, 0])
                 values[index].append(v[:, 0])
                 attended = attend(q, jnp.stack(keys[index], axis=2), jnp.stack(values[index], axis=2), mask)
-                x = layer.add_attention(x, _take(layer.attn_out, weights)(attended))
-                hidden = _take(layer.mlp_in, weights)(layer.norm2(x))
-                x = layer.add_feed_forward(x, layer.feed_forward(hidden, _take(layer.mlp_out, weights)))
+                x = layer.add_attention(x, take(layer.attn_out, weights)(attended))
+                hidden = take(layer.mlp_in, weights)(layer.norm2(x))
+                x = layer.add_feed_forward(x, layer.feed_forward(hidden, take(layer.mlp_out, weights)))
             x = x[:, 0]
             if self.head_norm is not None:
-                x = _take(self.head_norm, step)(x)
-            tokens.append(choose(step, _take(self.heads, step)(x, out_dtype=jnp.float32)))
+                x = take(self.head_norm, step)(x)
+            tokens.append(choose(step, take(self.heads, step)(x, out_dtype=jnp.float32)))
         return jnp.stack(tokens, axis=1)
 
-
-def _take(module: nnx.Module, index: int) -> nnx.Module:
-    return jax.tree.map(lambda a: a[index], module)
+    def unstack(self) -> None:
+        """Makes each layer's, weight set's and codebook's weights arrays of their own, for `generate` alone."""
+        self.layers = unstacked(self.layers)
+        for layer in self.layers:
+            for name in ("attn_in", "attn_out", "mlp_in", "mlp_out"):
+                setattr(layer, name, unstacked(getattr(layer, name)))
+        for name in ("input", "audio_emb", "heads", "head_norm"):
+            if getattr(self, name) is not None and (name != "audio_emb" or self.codebooks > 1):
+                setattr(self, name, unstacked(getattr(self, name)))

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import SingleDeviceSharding
 
 from kame_jax.config import LoRAConfig
 
@@ -70,11 +73,37 @@ def param(
     return nnx.Param(init(rngs.params(), tuple(shape), dtype), axes=axes)
 
 
+def take(module: nnx.Module | nnx.List, index: int) -> Any:
+    """One copy out of a module with stacked weights, or the list's own after `unstacked`."""
+    return module[index] if isinstance(module, nnx.List) else jax.tree.map(lambda a: a[index], module)
+
+
+def unstacked(module: nnx.Module | nnx.List) -> nnx.List:
+    """The copies of a module with stacked weights, each with arrays of its own (a list is returned as it is).
+
+    For inference: a slice of a stacked weight is copied at every step, which doubles the bytes a step moves.
+    """
+    if isinstance(module, nnx.List):
+        return module
+    # One array after the other, so that only one of them is held twice; one compilation a shape.
+    arrays, structure = jax.tree.flatten(module)
+    split = [_split(array) for array in arrays]
+    return nnx.List([jax.tree.unflatten(structure, copies) for copies in zip(*split, strict=True)])
+
+
+def _split(array: jax.Array) -> tuple[jax.Array, ...]:
+    if isinstance(array.sharding, SingleDeviceSharding) and array.device.platform == "cpu":
+        host = np.asarray(array)  # no copy, and nothing to compile
+        return tuple(jnp.array(host[index]) for index in range(len(host)))
+    return jax.jit(lambda a: tuple(a[index] for index in range(len(a))))(array)
+
+
 class Linear(nnx.Module):
     """A linear map without bias over the trailing dimensions, `y = W x (+ scaling * B A x)`.
 
     `weight` is `[*stack, *out_shape, *in_shape]`; with LoRA of rank r, `lora_a` is `[*stack, r, *in_shape]` and
     `lora_b` `[*stack, *out_shape, r]`. LoRA starts at zero: A is uniform, B is zeros (moshi-finetune, `LoRALinear`).
+    For inference `quantize` makes the weight int8, with a float32 `scale` for each output channel.
     """
 
     def __init__(
@@ -94,6 +123,7 @@ class Linear(nnx.Module):
         self.num_in = len(in_shape)
         self.num_out = len(out_shape)
         self.weight = param(rngs, stack + out_shape + in_shape, axes, init(fan_in), dtype)
+        self.scale: nnx.Param | None = None
         self.lora_scaling = lora.scaling if lora else 0.0
         rank = lora.rank if lora else 0
         lead = axes[: len(stack)]
@@ -108,10 +138,24 @@ class Linear(nnx.Module):
         `out_dtype` keeps the accumulator's precision in the result (float32 logits of a bfloat16 model).
         """
         y = _contract(x, self.weight[...], self.num_in, out_dtype)
+        if self.scale is not None:
+            y = (y * self.scale[...]).astype(y.dtype)
         if self.lora_a is not None and self.lora_b is not None:
             low = _contract(x, self.lora_a[...], self.num_in, None)
             y = y + self.lora_scaling * _contract(low, self.lora_b[...], 1, out_dtype)
         return y
+
+    def quantize(self) -> None:
+        """Rounds an unstacked weight to int8, symmetric per output channel; a factor a channel takes its place."""
+        if self.weight.ndim != self.num_in + self.num_out:
+            raise ValueError(f"only an unstacked weight can be quantized, got shape {self.weight.shape}")
+        weight = self.weight[...].astype(jnp.float32)
+        dims = tuple(range(self.num_out, weight.ndim))
+        scale = jnp.maximum(jnp.max(jnp.abs(weight), axis=dims), 1e-30) / 127.0
+        axes = self.weight.get_metadata().get("axes")
+        rounded = jnp.round(weight / jnp.expand_dims(scale, dims)).astype(jnp.int8)
+        self.weight = nnx.Param(rounded, axes=axes)
+        self.scale = nnx.data(nnx.Param(scale, axes=axes and axes[: self.num_out]))
 
     def per_step(
         self, x: jax.Array, schedule: tuple[int, ...], out_dtype: jnp.dtype | None = None

@@ -103,6 +103,21 @@ class LM(nnx.Module):
             {c.name: Conditioner(rngs, c, dim, lora=config.lora) for c in config.conditioners}
         )
 
+    def unstack(self) -> None:
+        """Makes every layer's weights arrays of their own, for streaming alone: `temporal_step` and `Depth.generate`.
+
+        Sliced at every step instead, stacked weights are copied, which costs as much as reading them.
+        """
+        self.temporal.unstack()
+        if self.depth is not None:
+            self.depth.unstack()
+
+    def quantize(self) -> None:
+        """Rounds the linear maps of an unstacked model to int8 per output channel; embeddings and norms stay."""
+        for _, module in nnx.iter_modules(self):
+            if isinstance(module, Linear) and module.weight.ndim == module.num_in + module.num_out:
+                module.quantize()
+
     def condition(self, values: dict[str, tuple[jax.Array, jax.Array]]) -> jax.Array:
         """Sums the conditions: name -> (value, given) as `Conditioner` takes them, to float32 `[batch, dim]`.
 

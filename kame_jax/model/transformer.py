@@ -23,7 +23,7 @@ from kame_jax.model.attention import (
     sin_positions,
     window_mask,
 )
-from kame_jax.model.layers import Axes, Initializer, LayerScale, Linear, Norm, uniform
+from kame_jax.model.layers import Axes, Initializer, LayerScale, Linear, Norm, take, uniform, unstacked
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -99,7 +99,7 @@ class TransformerLayer(nnx.Module):
         cache = ring_write(cache, k, v, offset)
         held = ring_positions(offset, steps, cache.k.shape[2])
         mask = window_mask(positions, held, self.config.context)
-        attended = attend(q, cache.k.astype(q.dtype), cache.v.astype(q.dtype), mask)
+        attended = attend(q, cache.k, cache.v, mask, cache.k_scale, cache.v_scale)
         x = self.add_attention(x, self.attn_out(attended))
         return self.add_feed_forward(x, self.feed_forward(self.mlp_in(self.norm2(x)), self.mlp_out)), cache
 
@@ -163,16 +163,14 @@ class Transformer(nnx.Module):
 
     def layer(self, index: int) -> TransformerLayer:
         """One layer, sliced out of the stacked weights, or the list's own after `unstack`."""
-        if isinstance(self.layers, nnx.List):
-            return self.layers[index]
-        return jax.tree.map(lambda a: a[index], self.layers)
+        return take(self.layers, index)
 
     def unstack(self) -> None:
         """Makes each layer's weights arrays of their own, for `step` alone.
 
         A slice of a stacked weight is copied at every step: on a CPU that doubled the time of Mimi's 8 layers.
         """
-        self.layers = nnx.List([self.layer(index) for index in range(self.config.num_layers)])
+        self.layers = unstacked(self.layers)
 
     def init_cache(self, batch: int, dtype: jnp.dtype, capacity: int | None = None) -> list[KVCache]:
         """Empty rings, one per layer.

@@ -149,6 +149,9 @@ def stream(
     return found
 
 
+LONG_SEED = 100
+
+
 def save_stream(case: str, name: str, model: OracleLM, *args, **kwargs) -> None:
     found, margin = smallest_margin(lambda: stream(model, *args, **kwargs))
     print(f"{case}/{name}: smallest margin of a greedy choice {margin:.2e}")
@@ -237,6 +240,8 @@ def make_kame() -> None:
     per_row = torch.from_numpy(rng.integers(0, model.text_card + 1, (160, 4)))
     save_stream("kame", "stream_pauses", model, 160, 4, 201, oracle=per_row, pauses=True)
 
+    make_long(model)
+
     rng = np.random.default_rng(18)
     batches = [make_batch(model, (14, 9, 6), rng), make_batch(model, (13, 14, 12), rng)]
     found = batch_tensors(batches[0]) | batch_tensors(batches[1], "_other") | gradients(model, batches[0])
@@ -256,6 +261,19 @@ def make_kame() -> None:
             batch.labels[:, 1:] = -1
         found |= batch_tensors(batch, f"_{name}") | parts_tensors(loss(model, batch), f"_{name}")
     save("kame", "loss", found | train(model, batches, 10))
+
+
+def make_long(model: OracleLM) -> float:
+    """Eight conversations of 1,000 frames, each with an oracle log of its own; ids only, as small integers."""
+    logs = [oracle_log(1000, LONG_SEED + row) for row in range(8)]
+    lines = [json.dumps({"row": row} | event) for row, log in enumerate(logs) for event in log]
+    (OUT / "kame" / "oracle_long.jsonl").write_text("\n".join(lines) + "\n")
+    oracle = torch.stack([read_log(log, model, 1000) for log in logs], dim=1)
+    found, margin = smallest_margin(lambda: stream(model, 1000, 8, LONG_SEED, oracle=oracle))
+    print(f"kame/stream_long: smallest margin of a greedy choice {margin:.2e}")
+    small = {name: found[name].to(torch.int8) for name in ("user", "tokens", "oracle")}
+    save("kame", "stream_long", small | {"margin": torch.tensor([margin])})
+    return margin
 
 
 def make_user_stream() -> None:

@@ -1,0 +1,16 @@
+"""Live conversations: a transcript of the user, a back end that thinks along, and the oracle that tells the model."""
+
+from kame_jax.tandem.backend import Backend, Embedded, LanguageModel, Question
+from kame_jax.tandem.conversation import Conversation
+from kame_jax.tandem.transcript import Heard, TimedTranscript, Transcript
+
+__all__ = [
+    "Backend",
+    "Conversation",
+    "Embedded",
+    "Heard",
+    "LanguageModel",
+    "Question",
+    "TimedTranscript",
+    "Transcript",
+]

@@ -1,0 +1,242 @@
+"""Who answers: a language model behind an endpoint, or the user's own questions and answers.
+
+A back end turns what is known of a conversation into an answer that streams in, piece by piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from kame_jax.config import TandemConfig
+from kame_jax.errors import InputError
+from kame_jax.llm import Client, Message, Usage
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What was said, by whom, and when it began."""
+
+    role: str
+    """"user" or "assistant"."""
+    text: str
+    time: float
+    """Seconds since the conversation began."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is known when an answer is asked for."""
+
+    turns: tuple[Turn, ...]
+    """The conversation so far in the order of time, the user's turn that is under way at its place."""
+    partial: str
+    """The user's turn that is under way, or has just ended."""
+    final: bool
+    """The user has finished."""
+    time: float
+    """End of the last word known, in seconds since the conversation began."""
+
+
+class Backend(Protocol):
+    """Answers questions."""
+
+    immediate: bool
+    """Answers at once and without waiting for anything: a conversation with it does not depend on the machine."""
+
+    def ask(self, question: Question) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """The answer's pieces; leaving the block closes what is open. An empty answer says that there is none."""
+        ...
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        ...
+
+    def usage(self) -> tuple[Usage, float]:
+        """What was asked so far, and what it cost."""
+        ...
+
+
+class LanguageModel:
+    """A language model that foresees the reply; a larger one may take over when the user has finished.
+
+    Args:
+        config: `llm` must be set.
+
+    Raises:
+        InputError: no `llm`, or what `Client` raises.
+    """
+
+    immediate = False
+
+    def __init__(self, config: TandemConfig) -> None:
+        if config.llm is None:
+            raise InputError("this back end needs a language model: set llm.model and llm.base_url")
+        self._config = config
+        self._small = Client(config.llm, config.seed)
+        self._large = self._small if config.final_llm is None else Client(config.final_llm, config.seed + 1)
+
+    def ask(self, question: Question) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """See `Backend`."""
+        client = self._large if question.final else self._small
+        return client.stream(messages(question, self._config))
+
+    async def close(self) -> None:
+        """See `Backend`."""
+        for client in {self._small, self._large}:
+            await client.close()
+
+    def usage(self) -> tuple[Usage, float]:
+        """See `Backend`."""
+        clients = {self._small, self._large}
+        return sum((c.usage for c in clients), Usage()), sum(c.cost for c in clients)
+
+
+def messages(question: Question, config: TandemConfig) -> list[Message]:
+    """The chat that a language model gets: who said what in the order of time, cut from the front.
+
+    What the assistant said so far in answer to a turn that is under way is said to it at the end, so that the answer
+    continues it instead of beginning anew.
+    """
+    turns = [{"role": turn.role, "content": turn.text} for turn in question.turns if turn.text]
+    while len(turns) > 1 and sum(len(turn["content"]) for turn in turns) > config.context_chars:
+        turns.pop(0)
+    turns = [turn | {"content": turn["content"][-config.context_chars :]} for turn in turns]
+    state = "The user has finished." if question.final else "The user is still speaking."
+    if turns and turns[-1]["role"] == "assistant":
+        state += " You have begun to say your last line aloud: go on from there without repeating it."
+    return [{"role": "system", "content": f"{config.system} {state}"}, *turns]
+
+
+_STOP_WORDS = frozenset(
+    "a an and are as at be by can could did do does for from had has have he her his how i if in is it its me my of on "
+    "or our she so that the their them then there they this to us was we were what when where which who why will with "
+    "would you your please".split()
+)
+
+
+def content_words(text: str) -> list[str]:
+    """Lower-case words of `text` without those that every sentence has; all of them where no other is left."""
+    words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower())
+    return [word for word in words if word not in _STOP_WORDS] or words
+
+
+class Embedded:
+    """Answers from a list of questions and answers, without a network: the one whose question fits best.
+
+    Entries are ranked with BM25 over the words heard so far, the words of function counting half; a word that is still
+    being heard may be the beginning of one. An entry of which less than `min_score` was heard is no answer.
+
+    Args:
+        entries: (question, answer) pairs.
+        config: `delay` and `min_score` are read.
+
+    Raises:
+        InputError: no entry.
+    """
+
+    immediate = True
+
+    def __init__(self, entries: Sequence[tuple[str, str]], config: TandemConfig = TandemConfig()) -> None:
+        if not entries:
+            raise InputError("an embedded back end needs at least one question and its answer")
+        self._entries, self._config = list(entries), config
+        self._words = [Counter(_all_words(question)) for question, _ in entries]
+        lengths = [sum(words.values()) for words in self._words]
+        self._mean = sum(lengths) / len(lengths) or 1.0
+        seen = Counter(word for words in self._words for word in words)
+        count = len(entries)
+        self._weight = {w: math.log(1 + (count - n + 0.5) / (n + 0.5)) for w, n in seen.items()}
+        self._asked = 0
+
+    @classmethod
+    def read(cls, path: str | Path, config: TandemConfig = TandemConfig()) -> Embedded:
+        """From JSON lines of {"question", "answer"}, or a JSON object of question: answer.
+
+        Raises:
+            InputError: everything that is wrong with the file, in one list.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as questions and answers: {error}") from None
+        entries, problems = [], []
+        for number, item in enumerate(_items(text), 1):
+            pair = (item.get("question"), item.get("answer")) if isinstance(item, Mapping) else (None, None)
+            if all(isinstance(value, str) and value.strip() for value in pair):
+                entries.append((str(pair[0]), str(pair[1])))
+            else:
+                problems.append(f'entry {number}: expected {{"question": "...", "answer": "..."}}')
+        if problems:
+            raise InputError(f"{path}: {len(problems)} entries are no question with its answer", problems)
+        return cls(entries, config)
+
+    def best(self, heard: str) -> tuple[float, str]:
+        """The best entry's answer, and its score as a share of what its own question would score."""
+        words = _all_words(heard)
+        scores = [self._score(words, index) for index in range(len(self._entries))]
+        index = max(range(len(scores)), key=scores.__getitem__)
+        question, answer = self._entries[index]
+        return scores[index] / max(self._score(_all_words(question), index), 1e-9), answer
+
+    def _score(self, heard: list[str], index: int) -> float:
+        words, score = self._words[index], 0.0
+        length = 1.5 * (0.25 + 0.75 * sum(words.values()) / self._mean)
+        for number, word in enumerate(heard):
+            last, found = number == len(heard) - 1, word
+            if last and word not in words:
+                found = next((w for w in sorted(words) if len(word) > 2 and w.startswith(word)), word)
+            if found in words:
+                weight = self._weight[found] * (0.5 if found in _STOP_WORDS else 1.0)
+                score += weight * words[found] * 2.5 / (words[found] + length)
+        return score
+
+    @contextlib.asynccontextmanager
+    async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[str]]:
+        """See `Backend`."""
+        self._asked += 1
+        score, answer = self.best(question.partial)
+        yield _words(answer if score >= self._config.min_score else "")
+
+    async def close(self) -> None:
+        """See `Backend`."""
+
+    def usage(self) -> tuple[Usage, float]:
+        """See `Backend`."""
+        return Usage(requests=self._asked, tries=self._asked), 0.0
+
+
+async def _words(text: str) -> AsyncIterator[str]:
+    for word in re.findall(r"\S+\s*", text):
+        yield word
+        await asyncio.sleep(0)
+
+
+def _all_words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower())
+
+
+def _items(text: str) -> list[object]:
+    """The entries of a file: an object, a list, or a line each."""
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        items: list[object] = []
+        for line in filter(str.strip, text.splitlines()):
+            try:
+                items.append(json.loads(line))
+            except ValueError:
+                items.append(None)
+        return items
+    if isinstance(whole, Mapping) and not {"question", "answer"} <= set(whole):
+        return [{"question": question, "answer": answer} for question, answer in whole.items()]
+    return list(whole) if isinstance(whole, list) else [whole]

@@ -1,0 +1,309 @@
+"""The tandem: one engine session, what the user is heard to say, and a back end whose answers become the oracle.
+
+Two clocks: frames, on which sound comes in and goes out, and the back end's own time. Nothing of the back end is ever
+waited for: its answers run beside the frames as tasks, and whatever becomes of them, the frames go on. Rules when to
+ask and when a new answer replaces the old one: `TandemConfig`; the reference's are in SakanaAI/kame `server_oracle.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sentencepiece import SentencePieceProcessor
+
+from kame_jax.config import TandemConfig
+from kame_jax.decode.session import Frame, Session
+from kame_jax.llm import LLMError
+from kame_jax.tandem.backend import Backend, Question, Turn
+from kame_jax.tandem.report import Measures
+from kame_jax.tandem.speech import SpokenTokens
+from kame_jax.tandem.transcript import Heard, Transcript
+
+FRAME_SECONDS = 0.08
+
+
+@dataclass
+class _Answer:
+    """One answer under way."""
+
+    number: int
+    question: Question
+    tokens: SpokenTokens
+    task: asyncio.Task[None] | None = None
+    ids: list[int] = field(default_factory=list)
+    """Tokens that wait for the next frame."""
+    pieces: int = 0
+    begun: bool = False
+    """Its first tokens are in the oracle."""
+    done: bool = False
+    fell: bool = False
+    """It failed, or there is none where there should be."""
+
+
+class Conversation:
+    """One user and the model, with a back end in between.
+
+    Args:
+        session: a fresh session of an engine with a tokenizer and an oracle.
+        transcript: what the user says.
+        backend: who answers; None leaves the oracle idle. Neither is closed here.
+        config: when to ask, and limits.
+        log: called with each event as JSON types; the lines replay (`kame-jax stream --oracle LOG`).
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        transcript: Transcript | None,
+        backend: Backend | None,
+        config: TandemConfig = TandemConfig(),
+        log: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.session, self.config = session, config
+        self.transcript, self.backend = transcript, backend
+        self.events: Counter[str] = Counter()
+        """What happened, counted: asked, adopted, complete, cancelled, failed_<kind>, limited, ..."""
+        self.measures = Measures(session.engine.config.text_padding_id, session.engine.config.text_card)
+        assert session.engine.tokenizer is not None
+        self._tokenizer: SentencePieceProcessor = session.engine.tokenizer
+        self._log_line = log or (lambda event: None)
+        self._logged = 0
+        self._turns: list[Turn] = []
+        self._heard = Heard("", False, 0.0)
+        self._asked_words, self._asked_at, self._asked_text = 0, -np.inf, ""
+        self._recent: deque[float] = deque()
+        self._answers: list[_Answer] = []
+        self._adopted = 0
+        self._number = 0
+        self._own: Turn | None = None
+
+    @property
+    def time(self) -> float:
+        """Seconds of sound heard."""
+        return self.session.frames * FRAME_SECONDS
+
+    async def step(self, samples: np.ndarray) -> Frame:
+        """One frame: `samples` float32 `[frame_size]` in, the model's frame out.
+
+        The device works on a thread, so that answers come in meanwhile. A server that runs several conversations calls
+        `before` on each, one `Engine.step` for all of them, and `after` on each.
+        """
+        await self.before(samples)
+        frame = await asyncio.to_thread(self.session.push, samples)
+        self.after(frame)
+        return frame
+
+    async def before(self, samples: np.ndarray) -> None:
+        """What precedes a frame: the transcript, questions, and the oracle's changes."""
+        now = self.time + FRAME_SECONDS
+        if self.transcript is not None:
+            for heard in self.transcript.push(samples, now):
+                await self._hear(heard, now)
+        if self._heard.text:
+            # A question that came too soon after the last one is asked when its time has come.
+            await self._maybe_ask(now)
+        self._apply(now)
+
+    def after(self, frame: Frame) -> None:
+        """What follows a frame: its figures, its words, and the log."""
+        for op in self.session.log[self._logged :]:
+            self._log_line({"frame": op.step, "op": op.op, "tokens": list(op.tokens)})
+        self._logged = len(self.session.log)
+        self.measures.read(frame.oracle, frame.index)
+        self._say(frame)
+
+    async def run(self, frames: Sequence[np.ndarray], paced: bool = False) -> list[Frame]:
+        """A whole recording, frame by frame; `paced` waits for each frame's time, as a microphone would."""
+        started, out = time.monotonic(), []
+        try:
+            for index, samples in enumerate(frames):
+                if paced:
+                    await asyncio.sleep(max(0.0, started + index * FRAME_SECONDS - time.monotonic()))
+                out.append(await self.step(samples))
+        finally:
+            await self.close()
+        return out
+
+    async def close(self) -> None:
+        """Cancels every answer under way, and waits until its connection is closed."""
+        tasks = [answer.task for answer in self._answers if answer.task is not None]
+        for answer in list(self._answers):
+            self._cancel(answer)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _hear(self, heard: Heard, now: float) -> None:
+        self._log({"event": "heard", "text": heard.text, "final": heard.final, "time": heard.time})
+        self.measures.heard(heard)
+        self._heard = heard
+        await self._maybe_ask(now)
+        if heard.final:
+            self._insert(Turn("user", heard.text, heard.time))
+            self._heard, self._asked_words, self._asked_text = Heard("", False, heard.time), 0, ""
+
+    async def _maybe_ask(self, now: float) -> None:
+        trigger, heard = self.config.trigger, self._heard
+        words = len(heard.text.split())
+        if self.backend is None or not words:
+            return
+        final = heard.final and trigger.end_of_turn
+        changed = heard.text != self._asked_text
+        if final:
+            due = changed or not self._answers_this(heard.text)
+        else:
+            enough = words >= trigger.first_words and words - self._asked_words >= (
+                trigger.new_words if self._asked_words else 1
+            )
+            due = changed and enough and now - self._asked_at >= trigger.interval
+        if not due:
+            return
+        while self._recent and self._recent[0] <= now - 60.0:
+            self._recent.popleft()
+        if len(self._recent) >= self.config.max_questions_a_minute:
+            self.events["limited"] += 1
+            return
+        self._recent.append(now)
+        self._asked_words, self._asked_at, self._asked_text = words, now, heard.text
+        await self._ask(Question(self._context(heard), heard.text, heard.final, heard.time), now)
+
+    def _answers_this(self, text: str) -> bool:
+        """Whether an answer to just this text was adopted or is under way."""
+        return self._asked_text == text and self.config.final_llm is None
+
+    def _context(self, heard: Heard) -> tuple[Turn, ...]:
+        turns = [*self._turns, Turn("user", heard.text, heard.time)]
+        if self._own is not None:
+            turns.append(self._own)
+        return tuple(sorted(turns, key=lambda turn: turn.time))
+
+    async def _ask(self, question: Question, now: float) -> None:
+        assert self.backend is not None
+        under_way = [answer for answer in self._answers if not answer.done]
+        if len(under_way) >= self.config.max_streams:
+            # The one that speaks at present goes last.
+            self._cancel(min(under_way, key=lambda a: (a.number == self._adopted, a.number)))
+        self._number += 1
+        answer = _Answer(self._number, question, SpokenTokens(self._tokenizer, self.config.max_words))
+        self._answers.append(answer)
+        self.events["asked"] += 1
+        self._log(
+            {"event": "asked", "answer": answer.number, "text": question.partial, "final": question.final}
+        )
+        if self.config.adopt == "at_once":
+            self._adopt(answer)
+            self.session.clear()
+        answer.task = asyncio.create_task(self._stream(self.backend, answer))
+        if self.backend.immediate:
+            await asyncio.gather(answer.task, return_exceptions=True)
+            self.measures.delays.append(self.config.delay)
+
+    async def _stream(self, backend: Backend, answer: _Answer) -> None:
+        """Reads one answer. Whatever goes wrong ends here: it is counted, and the oracle falls back."""
+        try:
+            started = time.monotonic()
+            async with backend.ask(answer.question) as pieces:
+                async for piece in pieces:
+                    if not answer.pieces and not backend.immediate:
+                        self.measures.delays.append(time.monotonic() - started)
+                    answer.pieces += 1
+                    answer.ids += answer.tokens.push(piece)
+                    if answer.tokens.full:
+                        self.events["cut_long"] += 1
+                        break
+            answer.ids += answer.tokens.finish()
+            answer.done = True
+            self.events["complete" if answer.tokens.ids else "empty"] += 1
+            answer.fell = not answer.tokens.ids and answer.question.final
+        except LLMError as error:
+            self._failed(answer, error.kind)
+        except Exception as error:
+            self._failed(answer, type(error).__name__)
+
+    def _failed(self, answer: _Answer, kind: str) -> None:
+        self.events[f"failed_{kind}"] += 1
+        self._log({"event": "failed", "answer": answer.number, "kind": kind})
+        answer.fell = answer.done = True
+        answer.ids = []
+
+    def _cancel(self, answer: _Answer) -> None:
+        if answer in self._answers:
+            self._answers.remove(answer)
+        if answer.task is not None and not answer.task.done():
+            answer.task.cancel()
+            self.events["cancelled"] += 1
+
+    def _apply(self, now: float) -> None:
+        """Takes what the answers brought since the last frame to the session's oracle."""
+        immediate = self.backend is not None and self.backend.immediate
+        for answer in list(self._answers):
+            if answer not in self._answers or (immediate and now < self._due(answer)):
+                continue
+            ids, answer.ids = answer.ids, []
+            if ids and answer.number >= self._adopted:
+                if answer.number > self._adopted:
+                    self._adopt(answer)
+                if answer.begun:
+                    self.session.append(ids)
+                    self.measures.appended(ids, self.session.frames)
+                else:
+                    self.session.replace(ids)
+                    self.measures.adopted(answer.question, ids, self.session.frames)
+                answer.begun = True
+            if answer.fell:
+                self._fall_back(answer)
+            elif answer.done and not answer.ids:
+                if answer.number == self._adopted:
+                    self.measures.completed(answer.tokens.text)
+                self._answers.remove(answer)
+
+    def _fall_back(self, answer: _Answer) -> None:
+        """After an answer that failed, or the end of a turn that has none: no oracle, if it was the newest."""
+        self._answers.remove(answer)
+        newer = any(other.number > answer.number for other in self._answers)
+        if self.config.on_failure == "keep" or newer or answer.number < self._adopted:
+            return
+        for other in list(self._answers):
+            self._cancel(other)
+        self._adopted = answer.number
+        self.session.clear()
+
+    def _due(self, answer: _Answer) -> float:
+        """When an embedded answer may be known: as late as a distant one would be."""
+        return answer.question.time + self.config.delay
+
+    def _adopt(self, answer: _Answer) -> None:
+        self._adopted = answer.number
+        self.events["adopted"] += 1
+        self._log({"event": "adopted", "answer": answer.number})
+        for older in [a for a in self._answers if a.number < answer.number]:
+            self._cancel(older)
+
+    def _say(self, frame: Frame) -> None:
+        """Keeps what the model says as turns: a new one begins when the user has spoken since."""
+        if not frame.text:
+            return
+        now = frame.index * FRAME_SECONDS
+        self.measures.said(frame.text, now)
+        last_user = max([turn.time for turn in self._turns if turn.role == "user"], default=-1.0)
+        if self._own is not None and self._own.time >= last_user:
+            self._own = Turn("assistant", self._own.text + frame.text, self._own.time)
+        else:
+            if self._own is not None:
+                self._insert(self._own)
+            self._own = Turn("assistant", frame.text.lstrip(), now)
+
+    def _insert(self, turn: Turn) -> None:
+        self._turns = sorted([*self._turns, turn], key=lambda turn: turn.time)
+
+    def _log(self, event: dict[str, Any]) -> None:
+        self._log_line({"frame": self.session.frames} | event)
+
+    def report(self) -> dict[str, Any]:
+        """Every figure of the conversation."""
+        usage, cost = self.backend.usage() if self.backend is not None else (None, 0.0)
+        return self.measures.report(self.session, usage, cost) | {"events": dict(sorted(self.events.items()))}

@@ -1,0 +1,164 @@
+"""What the user says, as far as it was heard: sources of partial transcripts behind one interface.
+
+A source is given each frame of the user's sound and tells what it understood since. Slow recognisers work on a thread
+of their own: a conversation never waits for one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import soxr
+
+from kame_jax.errors import InputError
+
+
+class Heard(NamedTuple):
+    """One turn of the user, as far as it is understood."""
+
+    text: str
+    """All words of the turn so far."""
+    final: bool
+    """The turn is over; the next `Heard` is about another."""
+    time: float
+    """End of the last word, in seconds since the conversation began."""
+
+
+class Transcript(Protocol):
+    """A source of transcripts. `close` it when the conversation ends."""
+
+    def push(self, samples: np.ndarray, time: float) -> list[Heard]:
+        """Takes a frame of sound that ends at `time` seconds; gives what is new, at best the newest alone."""
+        ...
+
+    def close(self) -> None:
+        """Ends threads and connections."""
+        ...
+
+
+class TimedTranscript:
+    """Words with their times, as a recording's file has them: heard when they end.
+
+    Args:
+        words: (word, start, end) in seconds, in any order.
+        pause: seconds of silence after which a turn is over.
+    """
+
+    def __init__(self, words: Sequence[tuple[str, float, float]], pause: float = 0.8) -> None:
+        self._words = sorted(words, key=lambda word: word[2])
+        self._pause = pause
+        self._next = 0
+        self._turn: list[tuple[str, float, float]] = []
+
+    @classmethod
+    def read(cls, path: str | Path, speaker: str | None = None, pause: float = 0.8) -> TimedTranscript:
+        """From a `text/<id>.json` file: a list of {speaker, word, start, end}; `speaker` None takes all of them.
+
+        Raises:
+            InputError: the file cannot be read, or holds no word of the speaker.
+        """
+        try:
+            items = json.loads(Path(path).read_text(encoding="utf-8"))
+            words = [
+                (str(item["word"]), float(item["start"]), float(item["end"]))
+                for item in items
+                if speaker is None or item.get("speaker") == speaker
+            ]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{path}: cannot be read as a transcript, a JSON list of word, start, end, speaker: {error}"
+            ) from None
+        if not words:
+            raise InputError(f"{path}: holds no word{f' of speaker {speaker}' if speaker else ''}")
+        return cls(words, pause)
+
+    def push(self, samples: np.ndarray, time: float) -> list[Heard]:
+        """See `Transcript`."""
+        events, news = [], False
+        while self._next < len(self._words) and self._words[self._next][2] <= time:
+            word = self._words[self._next]
+            if self._turn and word[1] - self._turn[-1][2] >= self._pause:
+                events.append(self._heard(final=True))
+                self._turn = []
+            self._turn.append(word)
+            self._next, news = self._next + 1, True
+        if self._turn and time - self._turn[-1][2] >= self._pause and not self._speaking(time):
+            events.append(self._heard(final=True))
+            self._turn = []
+        elif news:
+            events.append(self._heard(final=False))
+        return events
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _speaking(self, time: float) -> bool:
+        """Whether a word that has not ended yet has begun soon enough to belong to the turn."""
+        if self._next == len(self._words):
+            return False
+        start = self._words[self._next][1]
+        return start <= time and start - self._turn[-1][2] < self._pause
+
+    def _heard(self, final: bool) -> Heard:
+        return Heard(" ".join(word for word, _, _ in self._turn), final, self._turn[-1][2])
+
+
+class PocketSphinx:
+    """Offline speech-to-text with the model that the pocketsphinx wheel ships (English). Extra `stt`.
+
+    Args:
+        sample_rate: of the frames, samples a second.
+        pause: seconds of silence after which a turn is over.
+
+    Raises:
+        InputError: pocketsphinx is not installed.
+    """
+
+    RATE = 16_000
+
+    def __init__(self, sample_rate: int, pause: float = 0.8) -> None:
+        try:
+            from pocketsphinx import Decoder
+        except ImportError:
+            raise InputError(
+                "offline speech-to-text needs pocketsphinx: install kame_jax[stt], or give a transcript"
+            ) from None
+        self._decoder = Decoder(samprate=self.RATE, loglevel="FATAL")
+        self._resampler = soxr.ResampleStream(sample_rate, self.RATE, 1, dtype="float32")
+        self._pause = pause
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="speech-to-text")
+        self._waiting: list[Future[list[Heard]]] = []
+        self._text, self._changed = "", 0.0
+        self._decoder.start_utt()
+
+    def push(self, samples: np.ndarray, time: float) -> list[Heard]:
+        """See `Transcript`; what is understood comes some frames later."""
+        self._waiting.append(self._worker.submit(self._hear, samples, time))
+        events = []
+        while self._waiting and self._waiting[0].done():
+            events += self._waiting.pop(0).result()
+        return events
+
+    def close(self) -> None:
+        """Ends the thread; what it has not heard yet it will not hear."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def _hear(self, samples: np.ndarray, time: float) -> list[Heard]:
+        sound = self._resampler.resample_chunk(np.asarray(samples, np.float32))
+        self._decoder.process_raw((np.clip(sound, -1, 1) * 32767).astype("<i2").tobytes())
+        found = self._decoder.hyp()
+        text = found.hypstr if found is not None else ""
+        if text != self._text:
+            self._text, self._changed = text, time
+            return [Heard(text, False, time)] if text else []
+        if text and time - self._changed >= self._pause:
+            self._decoder.end_utt()
+            self._decoder.start_utt()
+            self._text = ""
+            return [Heard(text, True, self._changed)]
+        return []
