@@ -40,6 +40,22 @@ def add_parser(subparsers: Any) -> None:
     add("--codec", metavar="MIMI", help="Mimi's weights (default: those beside the checkpoint)")
     add("--tokenizer", metavar="FILE", help="SentencePiece model (default: the one beside the checkpoint)")
     add("--picture", metavar="PNG", help="draw the four streams (sound only)")
+    helper = (
+        "a back end that thinks along: YAML with TandemConfig settings (a language model), faq:FILE (questions and "
+        'answers, no network), or "sample" (the bundled question\'s own)'
+    )
+    add("--llm", metavar="NAME", help=helper)
+    add(
+        "--transcript",
+        metavar="FILE",
+        help="what the user says and when: JSON list of word, start, end (seconds)",
+    )
+    add("--speaker", metavar="NAME", help="whose words of the transcript (default: all)")
+    add("--stt", choices=("pocketsphinx",), help="recognise the user's words instead (extra stt)")
+    add("--log", metavar="FILE", help="write words, questions and oracle changes; --oracle FILE replays them")
+    add("--guidance", type=float, default=1.0, help="of the oracle over none; 1 is no guidance (default)")
+    add("--int8-weights", action="store_true", help="round the weights to int8")
+    add("--int8-cache", action="store_true", help="round the keys and values to int8")
     add("--greedy", action="store_true", help="the most likely tokens instead of sampling")
     add("--text-temperature", type=float, default=0.7, help="default: %(default)s")
     add("--text-top-k", type=int, default=25, help="default: %(default)s")
@@ -55,6 +71,8 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Answer a recording."""
+    from kame_jax.cli.stream_sound import answer_sound, bundled_tandem
+    from kame_jax.data.sample import ROOT, sample_entries
     from kame_jax.interop import load_checkpoint
     from kame_jax.interop.beside import find_tokenizer
     from kame_jax.oracle.text import load_tokenizer
@@ -65,8 +83,6 @@ def _run(args: argparse.Namespace) -> None:
         args.checkpoint = str(TINY)
     bundled = args.user is None
     if bundled:
-        from kame_jax.data.sample import ROOT, sample_entries
-
         entry = sample_entries("heldout")[0]
         args.user, args.channel = str(next((ROOT / "audio").glob(f"{entry.id}.*"))), "right"
     sound = not args.user.endswith(".npz")
@@ -74,24 +90,38 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(
             f"{args.out}: the name must end in {'.wav' if sound else '.npz'}, as IN is {args.user}"
         )
-    for path in (args.out, args.picture):
+    if (args.llm or args.log or args.stt or args.transcript) and not sound:
+        raise InputError(f"{args.user}: --llm, --log, --stt and --transcript need a sound file, not codes")
+    if args.llm and args.oracle:
+        raise InputError("--llm and --oracle exclude each other: an oracle log is a back end's work already")
+    for path in (args.out, args.picture, args.log):
         if path and not Path(path).absolute().parent.is_dir():
             raise InputError(f"{path}: its folder does not exist")
     settings = _settings(args)
     config, model = load_checkpoint(args.checkpoint, dtype=args.dtype)
-    if args.oracle and config.oracle == "none":
-        raise InputError(f"{args.checkpoint}: this model has no oracle embedding, and an oracle was given")
+    if (args.oracle or args.llm) and config.oracle == "none":
+        raise InputError(
+            f"{args.checkpoint}: this model has no oracle embedding, and an oracle was asked for"
+        )
     if not sound:
         # Codes and token ids need no tokenizer, and a model for them may come without one.
         known = load_tokenizer(args.tokenizer) if args.tokenizer else None
         emit(args, _codes(args, model, settings, _read_ops(args, known, model)))
         return
     tokenizer = load_tokenizer(args.tokenizer or find_tokenizer(args.checkpoint))
-    if bundled and not args.oracle:
-        result = _sound(args, model, settings, tokenizer, _bundled_ops(entry.id, tokenizer))
-        emit(args, {"question": entry.question, "oracle": entry.answer.text} | result)
+    told: dict[str, Any] = {}
+    if bundled:
+        told = {"question": entry.question, "oracle": entry.answer.text}
+    if args.llm == "sample" and not bundled:
+        raise InputError("--llm sample is about the bundled question: leave out --user, or give faq:FILE")
+    tandem = bundled_tandem(entry) if args.llm == "sample" else None
+    if bundled and args.llm and not (args.stt or args.transcript):
+        args.transcript, args.speaker = str(ROOT / "text" / f"{entry.id}.json"), "B"
+    if bundled and not args.oracle and not args.llm:
+        ops = _bundled_ops(entry.id, tokenizer)
     else:
-        emit(args, _sound(args, model, settings, tokenizer, _read_ops(args, tokenizer, model)))
+        ops = _read_ops(args, tokenizer, model)
+    emit(args, told | answer_sound(args, model, settings, tokenizer, ops, tandem, _reporter()))
 
 
 def _settings(args: argparse.Namespace) -> Sampling:
@@ -158,7 +188,7 @@ def _codes(args: argparse.Namespace, model: LM, settings: Sampling, ops: list[Or
     user = _read_codes(args.user, model)
     oracle, state = _oracle_row(args, model, ops, user.shape[1])
     started = time.perf_counter()
-    keys = jax.random.split(jax.random.key(args.seed), 1)
+    keys = jax.random.key(args.seed)[None]
     tokens = generate(model, user[None], oracle, settings, keys, progress=_reporter())[0]
     wall = time.perf_counter() - started
     write_whole(args.out, lambda file: np.savez(file, text=tokens[0], audio=tokens[1:]))
@@ -179,48 +209,6 @@ def _read_codes(path: str, model: LM) -> np.ndarray:
     if user.size and (user.min() < 0 or user.max() > card):
         raise InputError(f"{path}: codes run from {user.min()} to {user.max()}, expected 0 to {card}")
     return user.astype(np.int32)
-
-
-def _sound(
-    args: argparse.Namespace,
-    model: LM,
-    settings: Sampling,
-    tokenizer: SentencePieceProcessor,
-    ops: list[OracleOp],
-) -> dict[str, Any]:
-    """Sound in, sound of the same length out; model frame t lies beside user frame t."""
-    import jax
-
-    from kame_jax.codec import mimi as codec
-    from kame_jax.codec.audio import read_audio, write_audio
-    from kame_jax.codec.recording import decode_recording, encode_recording
-    from kame_jax.decode.offline import reply
-    from kame_jax.interop import load_mimi
-    from kame_jax.interop.beside import find_codec
-    from kame_jax.oracle.text import decode_text
-
-    config = model.config
-    mimi = load_mimi(args.codec or find_codec(args.checkpoint))
-    mimi = codec.prepare(mimi, max(config.num_user_rows, config.dep_q))
-    audio = read_audio(args.user, mimi.config.sample_rate, args.channel)
-    log(f"{args.user}: {len(audio) / mimi.config.sample_rate:.2f} s")
-    started = time.perf_counter()
-    user = encode_recording(mimi, audio[None], codebooks=config.num_user_rows)
-    silence = encode_recording(
-        mimi, np.zeros((1, mimi.config.frame_size), np.float32), codebooks=config.num_user_rows
-    )
-    oracle, state = _oracle_row(args, model, ops, user.shape[2])
-    keys = jax.random.split(jax.random.key(args.seed), 1)
-    tokens = reply(model, user, silence[0, :, 0], oracle, settings, keys, progress=_reporter())[0]
-    own = decode_recording(mimi, tokens[None, 1:])[0][: len(audio)]
-    wall = time.perf_counter() - started
-    write_audio(args.out, own, mimi.config.sample_rate)
-    if args.picture:
-        from kame_jax.picture import conversation
-
-        conversation(args.picture, tokenizer, mimi.config, config, audio, own, tokens[0], oracle)
-    said = decode_text(tokenizer, tokens[0])
-    return {"said": said} | _result(args, tokens.shape[1], wall, state)
 
 
 def _result(args: argparse.Namespace, frames: int, wall: float, state: Any) -> dict[str, Any]:

@@ -240,3 +240,8 @@ def _items(text: str) -> list[object]:
     if isinstance(whole, Mapping) and not {"question", "answer"} <= set(whole):
         return [{"question": question, "answer": answer} for question, answer in whole.items()]
     return list(whole) if isinstance(whole, list) else [whole]
+
+
+def json_line(event: Mapping[str, object]) -> str:
+    """One line of a conversation's log."""
+    return json.dumps(event, ensure_ascii=False)

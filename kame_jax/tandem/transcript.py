@@ -50,7 +50,8 @@ class TimedTranscript:
     """
 
     def __init__(self, words: Sequence[tuple[str, float, float]], pause: float = 0.8) -> None:
-        self._words = sorted(words, key=lambda word: word[2])
+        self.words = sorted(words, key=lambda word: word[2])
+        """(word, start, end) in the order in which they end."""
         self._pause = pause
         self._next = 0
         self._turn: list[tuple[str, float, float]] = []
@@ -80,8 +81,8 @@ class TimedTranscript:
     def push(self, samples: np.ndarray, time: float) -> list[Heard]:
         """See `Transcript`."""
         events, news = [], False
-        while self._next < len(self._words) and self._words[self._next][2] <= time:
-            word = self._words[self._next]
+        while self._next < len(self.words) and self.words[self._next][2] <= time:
+            word = self.words[self._next]
             if self._turn and word[1] - self._turn[-1][2] >= self._pause:
                 events.append(self._heard(final=True))
                 self._turn = []
@@ -99,9 +100,9 @@ class TimedTranscript:
 
     def _speaking(self, time: float) -> bool:
         """Whether a word that has not ended yet has begun soon enough to belong to the turn."""
-        if self._next == len(self._words):
+        if self._next == len(self.words):
             return False
-        start = self._words[self._next][1]
+        start = self.words[self._next][1]
         return start <= time and start - self._turn[-1][2] < self._pause
 
     def _heard(self, final: bool) -> Heard:

@@ -1,0 +1,195 @@
+"""Sound through `kame-jax stream`: one session of an engine, with an oracle log, a back end, or neither."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kame_jax.cli.common import log
+from kame_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+    from kame_jax.config import TandemConfig
+    from kame_jax.data.sample import SampleEntry
+    from kame_jax.decode import Sampling
+    from kame_jax.decode.session import Frame
+    from kame_jax.model import LM
+    from kame_jax.oracle import OracleOp
+    from kame_jax.tandem import Backend, Conversation, Transcript
+
+
+def answer_sound(
+    args: argparse.Namespace,
+    model: LM,
+    settings: Sampling,
+    tokenizer: SentencePieceProcessor,
+    ops: list[OracleOp],
+    backend: Backend | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Answers a recording: sound of the same length out, model frame t beside user frame t.
+
+    Args:
+        args: the command's.
+        model: the weights; the engine takes them over.
+        settings: sampling of one row.
+        tokenizer: of both text rows.
+        ops: an oracle log.
+        backend: who answers instead, or None to make the one that `args.llm` names.
+        progress: told the frames done and their total.
+
+    Raises:
+        InputError: a file that cannot be used, or options that do not fit.
+    """
+    from kame_jax.codec.audio import read_audio, write_audio, write_whole
+    from kame_jax.config import TandemConfig
+    from kame_jax.decode.engine import Engine, EngineOptions
+    from kame_jax.interop import load_mimi
+    from kame_jax.interop.beside import find_codec
+    from kame_jax.tandem import Conversation
+    from kame_jax.tandem.backend import json_line
+
+    if not model.config.dep_q:
+        raise InputError(
+            f"{args.checkpoint}: this model has no voice (dep_q 0), so there is no sound to write"
+        )
+    config = TandemConfig()
+    if backend is None and args.llm:
+        backend, config = read_backend(args.llm)
+    mimi = load_mimi(args.codec or find_codec(args.checkpoint))
+    audio = read_audio(args.user, mimi.config.sample_rate, args.channel)
+    transcript = _transcript(args, config, mimi.config.sample_rate)
+    if backend is not None and transcript is None:
+        raise InputError(
+            "a back end must know what the user says: give --transcript FILE or --stt pocketsphinx"
+        )
+    size = mimi.config.frame_size
+    frames = -(-len(audio) // size)
+    heard = np.pad(audio, (0, frames * size - len(audio))).reshape(frames, size)
+    # Later delays leave the last frames' answers for after the end.
+    heard = np.concatenate([heard, np.zeros((max(model.config.max_delay - 1, 0), size), np.float32)])
+    log(f"{args.user}: {len(audio) / mimi.config.sample_rate:.2f} s; compiling")
+    options = EngineOptions(
+        int8_weights=args.int8_weights,
+        int8_cache=args.int8_cache,
+        guided=args.guidance != 1.0,
+        late=args.late,
+    )
+    engine = Engine(model, mimi, tokenizer, options)
+    lines: list[str] = []
+    with engine.join(seed=args.seed, settings=settings, guidance=args.guidance) as session:
+        # Priming ran before the user spoke.
+        engine.frame_seconds.clear()
+        conversation = Conversation(
+            session, transcript, backend, config, lambda event: lines.append(json_line(event))
+        )
+        paced = bool(args.stt) or (backend is not None and not backend.immediate)
+        started = time.perf_counter()
+        out = asyncio.run(_converse(conversation, heard, list(ops), paced, progress))
+        wall = time.perf_counter() - started
+        said = session.words.text if session.words is not None else ""
+    own = np.concatenate([frame.samples for frame in out if frame.samples is not None])[: len(audio)]
+    write_audio(args.out, own, mimi.config.sample_rate)
+    if args.log:
+        write_whole(args.log, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
+    if args.picture:
+        _draw(args, engine, audio, own, out, transcript)
+    result = {"said": said, "output": args.out, "frames": frames, "wall_seconds": round(wall, 2)}
+    report = conversation.report()
+    if model.config.oracle == "none":
+        report = {name: value for name, value in report.items() if not name.startswith("oracle_")}
+    return result | {
+        name: round(value, 4) if isinstance(value, float) else value for name, value in report.items()
+    }
+
+
+async def _converse(
+    conversation: Conversation,
+    heard: np.ndarray,
+    ops: list[OracleOp],
+    paced: bool,
+    progress: Callable[[int, int], None],
+) -> list[Frame]:
+    """The whole recording; `paced` waits for each frame's time, as a microphone would."""
+    out, started = [], time.monotonic()
+    session = conversation.session
+    try:
+        for index, samples in enumerate(heard):
+            if paced:
+                await asyncio.sleep(max(0.0, started + index * 0.08 - time.monotonic()))
+            while ops and ops[0].step <= index:
+                session.change(ops.pop(0))
+            out.append(await conversation.step(samples))
+            progress(index + 1, len(heard))
+    finally:
+        await conversation.close()
+        if conversation.backend is not None:
+            await conversation.backend.close()
+        if conversation.transcript is not None:
+            conversation.transcript.close()
+    return out
+
+
+def read_backend(name: str) -> tuple[Backend, TandemConfig]:
+    """The back end that `--llm` names, and the settings of its conversation.
+
+    Raises:
+        InputError: no such file, or everything that is wrong with it.
+    """
+    from kame_jax.config import TandemConfig, load_settings
+    from kame_jax.tandem import Embedded, LanguageModel
+
+    if name.startswith("faq:"):
+        return Embedded.read(name.removeprefix("faq:")), TandemConfig()
+    config = load_settings(TandemConfig, name)
+    return LanguageModel(config), config
+
+
+def bundled_tandem(entry: SampleEntry) -> Backend:
+    """The bundled question's answer among those of all other bundled questions."""
+    from kame_jax.data.sample import sample_entries
+    from kame_jax.tandem import Embedded
+
+    known = {turn.question: turn.answer.text for other in sample_entries() for turn in other.turns}
+    return Embedded(list((known | {entry.question: entry.answer.text}).items()))
+
+
+def _transcript(args: argparse.Namespace, config: TandemConfig, sample_rate: int) -> Transcript | None:
+    from kame_jax.tandem import TimedTranscript
+    from kame_jax.tandem.transcript import PocketSphinx
+
+    if args.transcript:
+        return TimedTranscript.read(args.transcript, args.speaker, config.pause)
+    return PocketSphinx(sample_rate, config.pause) if args.stt else None
+
+
+def _draw(
+    args: argparse.Namespace,
+    engine: Any,
+    audio: np.ndarray,
+    own: np.ndarray,
+    out: list[Frame],
+    transcript: Transcript | None,
+) -> None:
+    from kame_jax.picture import Mark, conversation
+    from kame_jax.tandem import TimedTranscript
+
+    words = transcript.words if isinstance(transcript, TimedTranscript) else ()
+    conversation(
+        args.picture,
+        engine.tokenizer,
+        engine.codec_config,
+        engine.config,
+        audio,
+        own,
+        np.array([frame.tokens[0] for frame in out if frame.tokens is not None]),
+        None if engine.config.oracle == "none" else np.array([frame.oracle for frame in out]),
+        user_words=[Mark(start, word) for word, start, _ in words],
+    )
