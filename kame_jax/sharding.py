@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=nnx.Module)
 
 MESH_AXES = ("replica", "fsdp", "tensor")
 """`replica` copies the weights, `fsdp` cuts weights and batch, `tensor` cuts heads and feed-forward widths."""
@@ -34,11 +37,24 @@ RULES: dict[str, str | None] = {
 BATCH = PartitionSpec(("replica", "fsdp"))
 """How a batch's first dimension is cut."""
 
+ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "batch": ("replica", "fsdp"),
+    "rows": ("replica",),
+    "columns": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+}
+"""Dimension of an activation -> mesh axes. `rows` and `columns` are those of an embedding lookup: each device reads the
+columns that it holds of every table, for all rows of its replica, so that no table is ever gathered."""
+
 
 def make_mesh(
     replica: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """The mesh over `devices` (default: all); one size may be -1, which takes the devices that are left.
+
+    TPU slices that only the data-centre network connects hold whole copies each: they lie along `replica`.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
@@ -53,7 +69,17 @@ def make_mesh(
         sizes[sizes.index(-1)] = max(1, len(devices) // -math.prod(sizes))
     if math.prod(sizes) != len(devices):
         raise ValueError(f"a mesh of {dict(zip(MESH_AXES, sizes))} does not fit {len(devices)} devices")
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1 or devices[0].platform != "tpu":
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=types, devices=devices)
+    if sizes[0] % slices:
+        raise ValueError(
+            f"replica of {sizes[0]} is no multiple of {slices} slices: a copy would span the network"
+        )
+    inside = [sizes[0] // slices, *sizes[1:]]
+    grid = mesh_utils.create_hybrid_device_mesh(inside, [slices, 1, 1], devices)
+    return Mesh(grid, MESH_AXES, axis_types=types)
 
 
 def partition_spec(
@@ -98,6 +124,58 @@ def partition_spec(
             )  # fmt: skip
             entries[dimension] = None
     return PartitionSpec(*entries)
+
+
+def activation_spec(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+    """How an activation is cut; a dimension that its mesh axes do not divide stays whole.
+
+    Args:
+        axes: name in `ACTIVATIONS` of each dimension, None for one that stays whole.
+        shape: its sizes.
+        mesh: the device mesh.
+    """
+    entries: list[tuple[str, ...] | None] = []
+    for axis, size in zip(axes, shape, strict=True):
+        target = ACTIVATIONS[axis] if axis else ()
+        parts = math.prod(mesh.shape[name] for name in target)
+        entries.append(target if parts > 1 and size % parts == 0 else None)
+    return PartitionSpec(*entries)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Says where an activation is cut, on the mesh that is being traced for; without one it says nothing.
+
+    Args:
+        x: any activation.
+        axes: as `activation_spec` takes them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
+
+
+def constrain_layer(layer: M) -> M:
+    """Says where the weights of one layer are cut, inside a scan over layers; without a mesh it says nothing.
+
+    What it says of a weight holds for its gradient too: each device then gets the sum of its own part alone, where XLA
+    would sum up whole gradients on all of them.
+
+    Args:
+        layer: a module whose weights declare one more axis, the first, than they have left.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return layer
+    graphdef, state = nnx.split(layer)
+    placed = []
+    for path, leaf in nnx.to_flat_state(state):
+        value, axes = leaf.get_value(), leaf.get_metadata()["axes"][1:]
+        spec = partition_spec(".".join(map(str, path)), axes, value.shape, mesh)
+        placed.append((path, leaf.replace(jax.lax.with_sharding_constraint(value, spec))))
+    return nnx.merge(graphdef, nnx.from_flat_state(placed))
 
 
 def shardings(

@@ -18,7 +18,7 @@ from typing import NoReturn
 import kame_jax
 from kame_jax.errors import InputError
 
-COMMANDS = ("demo", "train", "evaluate", "stream", "codec", "data", "bench")
+COMMANDS = ("demo", "train", "evaluate", "plan", "stream", "codec", "data", "bench")
 
 
 class Parser(argparse.ArgumentParser):

@@ -24,6 +24,9 @@ def _run(args: argparse.Namespace) -> None:
     config = read_config(args)
     if config is None:
         return
+    from kame_jax.train.processes import connect
+
+    connect()
     from kame_jax.train.loop import run
 
     result = run(config)

@@ -30,13 +30,17 @@ from kame_jax.config.model import (
     TransformerConfig,
 )
 from kame_jax.config.run import (
+    ATTENTIONS,
     DTYPES,
+    NORMALISATIONS,
     REMATS,
     SCHEDULES,
     SPEAKERS,
     TAILS,
+    TRACKERS,
     DataConfig,
     DropoutConfig,
+    GroupConfig,
     LossConfig,
     MeshConfig,
     OptimizerConfig,
@@ -48,9 +52,11 @@ from kame_jax.config.run import (
 from kame_jax.config.tandem import TandemConfig, TriggerConfig
 
 __all__ = [
+    "ATTENTIONS",
     "CONDITIONERS",
     "DTYPES",
     "GATINGS",
+    "NORMALISATIONS",
     "NORMS",
     "ORACLE_EMBEDDINGS",
     "POSITIONS",
@@ -58,10 +64,12 @@ __all__ = [
     "SCHEDULES",
     "SPEAKERS",
     "TAILS",
+    "TRACKERS",
     "ConditionerConfig",
     "DataConfig",
     "DepthConfig",
     "DropoutConfig",
+    "GroupConfig",
     "LLMConfig",
     "LoRAConfig",
     "LossConfig",

@@ -133,7 +133,7 @@ def to_yaml(config: Any) -> str:
 
 
 def config_names() -> list[str]:
-    """Names of the ready configurations."""
+    """Names of the ready configurations, one for each model; `configs/pods` has more, for runs on named machines."""
     return sorted(path.stem for path in _config_folder().glob("*.yaml"))
 
 
@@ -146,10 +146,12 @@ def find_config(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    named = _config_folder() / f"{source}.yaml"
-    if path.name == str(source) and named.is_file():
-        return named
-    near = difflib.get_close_matches(path.stem, config_names(), n=1)
+    folders = (_config_folder(), _config_folder() / "pods")
+    for named in (folder / f"{source}.yaml" for folder in folders):
+        if path.name == str(source) and named.is_file():
+            return named
+    known = [file.stem for folder in folders for file in folder.glob("*.yaml")]
+    near = difflib.get_close_matches(path.stem, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"ready ones: {', '.join(config_names())}"
     raise InputError(f"no configuration file or name {str(source)!r}; {hint}")
 

@@ -15,7 +15,10 @@ from kame_jax.config.model import MimiConfig, ModelConfig
 
 SPEAKERS = ("A", "B")
 DTYPES = ("float32", "bfloat16")
-REMATS = ("none", "full")
+REMATS = ("none", "dots", "attention", "full")
+NORMALISATIONS = ("global", "micro_batch")
+TRACKERS = ("tensorboard", "wandb")
+ATTENTIONS = ("auto", "xla", "cudnn", "splash")
 SCHEDULES = ("constant", "cosine")
 TAILS = ("clear", "keep")
 
@@ -125,8 +128,23 @@ class TrainConfig:
     """Parts into which a batch is cut to save memory; must divide `batch_size`."""
     checkpoint_every: Count = 500
     """Steps between checkpoints; 0 writes only the last."""
+    checkpoint_minutes: NonNegativeFloat = 0.0
+    """Also a checkpoint when the last one is so old; 0 counts steps alone."""
     keep_checkpoints: Positive = 3
     """How many checkpoints are kept, the newest."""
+    keep_best: Count = 0
+    """How many more are kept: those whose evaluation has the smallest `best_metric`."""
+    best_metric: str = "loss/total"
+    """A figure of the evaluation (`loss/text_non_pad`, `idle/loss/total`, ...); of accuracies and gaps the largest."""
+    ema: Fraction | None = None
+    """Decay of a moving average of the weights (0.999, for example), evaluated beside them and written to `ema/` at the
+    end; None keeps none."""
+    hang_minutes: NonNegativeFloat = 0.0
+    """The run ends with status 75 when no step has ended for so long; 0 waits for ever."""
+    profile: tuple[Count, Count] | None = None
+    """First and last step of a trace in `profile/`, for XProf or Perfetto."""
+    trackers: tuple[Annotated[str, OneOf(TRACKERS)], ...] = ()
+    """Where metrics go besides `metrics.jsonl`; each is an extra to install."""
     eval_every: Count = 0
     """Steps between evaluations on `data.eval_path`; 0 evaluates only after the last."""
     log_every: Positive = 10
@@ -134,10 +152,19 @@ class TrainConfig:
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     """Type of the activations; weights, norms and losses stay float32."""
     remat: Annotated[str, OneOf(REMATS)] = "none"
-    """What the backward pass recomputes to save memory: nothing, or each whole layer."""
+    """What the backward pass computes again of a layer, to save memory: nothing, all but matrix products ("dots"),
+    all but attention ("attention"), or all of it ("full")."""
+    attention: Annotated[str, OneOf(ATTENTIONS)] = "auto"
+    """Kernel of the temporal attention; "auto" takes splash on TPU, cuDNN on GPU, XLA's where neither fits."""
+    loss_chunks: Positive = 1
+    """Parts of a sequence whose logits are made one after the other, so that they are never all in memory."""
+    frozen_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+    """Type in which weights that do not learn are kept (bfloat16 halves the memory of LoRA)."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
+        if self.profile and self.profile[0] > self.profile[1]:
+            yield "profile", f"expected the first step first, got {self.profile[0]}, {self.profile[1]}"
         if self.batch_size % self.micro_batches:
             yield "micro_batches", f"must divide batch_size ({self.batch_size}), got {self.micro_batches}"
 
@@ -154,6 +181,9 @@ class LossConfig:
     """Weight of the other codebooks."""
     audio_weight: NonNegativeFloat = 1.0
     """Factor of the whole audio loss beside the text loss (KAME's paper has 1.5, its released code none)."""
+    normalise: Annotated[str, OneOf(NORMALISATIONS)] = "global"
+    """Means over the tokens of the whole batch, or of each micro-batch and then over those, as kame_finetune has it
+    (one micro-batch for each of its processes and accumulation steps)."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +202,18 @@ class DropoutConfig:
     """Probability of a sample not to hear the model's own voice at all."""
     user: Fraction = 0.0
     """Probability of a sample not to hear the user at all."""
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """What is different for one group of weights."""
+
+    learning_rate: NonNegativeFloat | None = None
+    """None is the run's (`optimizer.depth_learning_rate` for the depth transformer)."""
+    weight_decay: NonNegativeFloat | None = None
+    """None is the run's."""
+    freeze: bool = False
+    """The weights stay as they are: no gradient, no moments."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +237,18 @@ class OptimizerConfig:
     """Decoupled, on every weight."""
     clip_norm: PositiveFloat | None = 1.0
     """Largest global norm of the gradient; None clips nothing."""
+    moments: Annotated[str, OneOf(DTYPES)] = "float32"
+    """Type in which both moments are kept; they are computed in float32."""
+    temporal: GroupConfig = GroupConfig()
+    """The temporal transformer, its norms and the text head."""
+    depth: GroupConfig = GroupConfig()
+    """The depth transformer, its embeddings and heads."""
+    embeddings: GroupConfig = GroupConfig()
+    """Text and audio embeddings of the temporal transformer."""
+    oracle: GroupConfig = GroupConfig()
+    """The oracle embedding, where it is separate."""
+    adapters: GroupConfig = GroupConfig()
+    """LoRA, on whichever layer."""
 
 
 @dataclass(frozen=True)

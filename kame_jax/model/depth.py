@@ -12,11 +12,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from kame_jax.config import ModelConfig
 from kame_jax.model.attention import attend, window_mask
+from kame_jax.model.execution import Execution, rematerialised
 from kame_jax.model.layers import Embedding, Linear, Norm, take, truncated_normal, unstacked
 from kame_jax.model.transformer import TransformerLayer, add_sin_positions
+from kame_jax.sharding import constrain, constrain_layer
 
 
 class Depth(nnx.Module):
@@ -79,17 +82,29 @@ class Depth(nnx.Module):
             lora=config.lora,
         )
 
-    def __call__(self, h: jax.Array, text: jax.Array, codes: jax.Array, remat: bool = False) -> jax.Array:
-        """Teacher-forced logits of every codebook.
+    def __call__(
+        self, h: jax.Array, text: jax.Array, codes: jax.Array, execution: Execution = Execution()
+    ) -> jax.Array:
+        """Teacher-forced logits of every codebook, float32 `[dep_q, n, card]`; arguments as `hidden`."""
+        return self.logits(self.hidden(h, text, codes, execution))
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """The head of each codebook on `x [dep_q, ..., depth dim]`: float32 `[dep_q, ..., card]`."""
+        return self.heads.per_step(x, tuple(range(self.codebooks)), out_dtype=jnp.float32)
+
+    def hidden(
+        self, h: jax.Array, text: jax.Array, codes: jax.Array, execution: Execution = Execution()
+    ) -> jax.Array:
+        """What the heads read, teacher-forced.
 
         Args:
             h: temporal output `[n, temporal dim]`, any frames of any rows side by side.
             text: int32 `[n]`, the text token of the frame.
             codes: int32 `[dep_q, n]`, the frame's codes; the last codebook is not read.
-            remat: recompute each layer in the backward pass.
+            execution: what the backward pass recomputes; its attention is always XLA's.
 
         Returns:
-            float32 `[dep_q, n, card]`.
+            `[dep_q, n, depth dim]`.
         """
         steps = self.codebooks
         tokens = self.text_emb(text, h.dtype)[None]
@@ -103,18 +118,27 @@ class Depth(nnx.Module):
         x = add_sin_positions(x, positions.T, self.config)
 
         def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
-            qkv = layer.attn_in.per_step(layer.norm1(x), self.schedule).swapaxes(0, 1)
+            layer, x = constrain_layer(layer), constrain(x, None, "batch", None)
+            qkv = checkpoint_name(layer.attn_in.per_step(layer.norm1(x), self.schedule), "qkv")
+            qkv = constrain(qkv, None, "batch", None, "heads", None).swapaxes(0, 1)
             q, k, v = layer.rotate(qkv, positions)
             attended = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask).swapaxes(0, 1)
-            x = layer.add_attention(x, layer.attn_out.per_step(attended, self.schedule))
-            hidden = layer.mlp_in.per_step(layer.norm2(x), self.schedule)
+            update = layer.attn_out.per_step(checkpoint_name(attended, "attended"), self.schedule)
+            x = layer.add_attention(
+                x, checkpoint_name(constrain(update, None, "batch", None), "attention_update")
+            )
+            hidden = checkpoint_name(layer.mlp_in.per_step(layer.norm2(x), self.schedule), "hidden")
+            hidden = constrain(hidden, None, "batch", *(None,) * (hidden.ndim - 3), "mlp")
             update = layer.feed_forward(hidden, lambda y: layer.mlp_out.per_step(y, self.schedule))
+            update = checkpoint_name(constrain(update, None, "batch", None), "ffn_update")
             return layer.add_feed_forward(x, update), None
 
-        x = jax.lax.scan(jax.checkpoint(body) if remat else body, x, self.layers)[0]
+        x = jax.lax.scan(
+            rematerialised(body, execution.remat), constrain(x, None, "batch", None), self.layers
+        )[0]
         if self.head_norm is not None:
             x = jax.vmap(lambda norm, x: norm(x))(self.head_norm, x)
-        return self.heads.per_step(x, tuple(range(steps)), out_dtype=jnp.float32)
+        return x
 
     def generate(
         self, h: jax.Array, text: jax.Array, choose: Callable[[int, jax.Array], jax.Array]

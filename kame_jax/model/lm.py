@@ -18,8 +18,10 @@ from kame_jax.config import ModelConfig
 from kame_jax.model.attention import KVCache
 from kame_jax.model.conditioner import Conditioner
 from kame_jax.model.depth import Depth
+from kame_jax.model.execution import Execution
 from kame_jax.model.layers import Embedding, Linear, Norm, truncated_normal
 from kame_jax.model.transformer import Transformer
+from kame_jax.sharding import constrain
 
 
 class LMOutput(NamedTuple):
@@ -143,16 +145,17 @@ class LM(nnx.Module):
         Raises:
             ValueError: an oracle is given to a model that has no oracle embedding.
         """
-        x = self.audio_emb.per_codebook(tokens[:, 1:].swapaxes(0, 1), self.dtype).sum(axis=0)
-        text = self.text_emb(tokens[:, 0], self.dtype)
+        audio = self.audio_emb.per_codebook(tokens[:, 1:].swapaxes(0, 1), self.dtype)
+        x = constrain(audio, None, "rows", None, "columns").sum(axis=0)
+        text = constrain(self.text_emb(tokens[:, 0], self.dtype), "rows", None, "columns")
         if oracle is not None:
             if self.config.oracle == "none":
                 raise ValueError(
                     "this model has no oracle embedding: set model.oracle to 'separate' or 'tie'"
                 )
             table = self.text_emb if self.oracle_emb is None else self.oracle_emb
-            text = text + table(oracle, self.dtype)
-        x = x + text
+            text = text + constrain(table(oracle, self.dtype), "rows", None, "columns")
+        x = constrain(constrain(x + text, "rows", None, "columns"), "batch", None, None)
         return x if condition is None else x + condition.astype(self.dtype)[:, None]
 
     def temporal_forward(
@@ -160,7 +163,7 @@ class LM(nnx.Module):
         tokens: jax.Array,
         oracle: jax.Array | None = None,
         condition: jax.Array | None = None,
-        remat: bool = False,
+        execution: Execution = Execution(),
     ) -> tuple[jax.Array, jax.Array]:
         """Runs the temporal transformer over whole columns from position 0 (arguments as `embed`).
 
@@ -168,8 +171,22 @@ class LM(nnx.Module):
             h: `[batch, steps, dim]`, normed, what the heads and the depth transformer read.
             text_logits: float32 `[batch, steps, text classes]`.
         """
-        h = self.out_norm(self.temporal(self.embed(tokens, oracle, condition), remat))
-        return h, self.text_head(h, out_dtype=jnp.float32)
+        h = self.temporal_hidden(tokens, oracle, condition, execution)
+        return h, self.text_logits(h)
+
+    def temporal_hidden(
+        self,
+        tokens: jax.Array,
+        oracle: jax.Array | None = None,
+        condition: jax.Array | None = None,
+        execution: Execution = Execution(),
+    ) -> jax.Array:
+        """`temporal_forward` without the text head."""
+        return self.out_norm(self.temporal(self.embed(tokens, oracle, condition), execution))
+
+    def text_logits(self, h: jax.Array) -> jax.Array:
+        """The text head on `h [batch, steps, dim]`: float32 `[batch, steps, text classes]`."""
+        return constrain(self.text_head(h, out_dtype=jnp.float32), "batch", None, "vocab")
 
     def temporal_step(
         self,
@@ -187,7 +204,9 @@ class LM(nnx.Module):
         h = self.out_norm(x)[:, 0]
         return h, self.text_head(h, out_dtype=jnp.float32), caches
 
-    def depth_forward(self, targets: jax.Array, h: jax.Array, remat: bool = False) -> jax.Array:
+    def depth_forward(
+        self, targets: jax.Array, h: jax.Array, execution: Execution = Execution()
+    ) -> jax.Array:
         """Teacher-forced audio logits.
 
         Args:
@@ -197,12 +216,21 @@ class LM(nnx.Module):
         Returns:
             float32 `[batch, dep_q, steps, card]`.
         """
+        return self.audio_logits(self.depth_hidden(targets, h, execution)).swapaxes(0, 1)
+
+    def depth_hidden(self, targets: jax.Array, h: jax.Array, execution: Execution = Execution()) -> jax.Array:
+        """`depth_forward` without the audio heads: `[dep_q, batch, steps, depth dim]`."""
         assert self.depth is not None
         batch, steps, dim = h.shape
         flat = targets.swapaxes(0, 1).reshape(targets.shape[1], batch * steps)
         codes = flat[1 : 1 + self.config.dep_q]
-        logits = self.depth(h.reshape(batch * steps, dim), flat[0], codes, remat)
-        return logits.reshape(self.config.dep_q, batch, steps, -1).swapaxes(0, 1)
+        x = self.depth.hidden(h.reshape(batch * steps, dim), flat[0], codes, execution)
+        return constrain(x.reshape(self.config.dep_q, batch, steps, -1), None, "batch", None, None)
+
+    def audio_logits(self, x: jax.Array) -> jax.Array:
+        """The audio heads on `x [dep_q, batch, steps, depth dim]`: float32 `[dep_q, batch, steps, card]`."""
+        assert self.depth is not None
+        return constrain(self.depth.logits(x), None, "batch", None, "vocab")
 
     def __call__(
         self,
@@ -211,7 +239,7 @@ class LM(nnx.Module):
         condition: jax.Array | None = None,
         *,
         oracle_first: str = "pad",
-        remat: bool = False,
+        execution: Execution = Execution(),
     ) -> LMOutput:
         """Training forward over undelayed codes; logits at frame t predict the codes of frame t.
 
@@ -221,14 +249,14 @@ class LM(nnx.Module):
             condition: float32 `[batch, dim]`, or None.
             oracle_first: oracle id of the initial column: "pad", as training data and a live session have it, or
                 "initial", as the reference's `LMModel.forward` does.
-            remat: recompute each layer in the backward pass.
+            execution: how it runs.
         """
         config = self.config
         columns = streams.model_columns(codes, config)
         if oracle is not None:
             first = {"pad": config.text_padding_id, "initial": streams.oracle_start_id(config)}[oracle_first]
             oracle = streams.oracle_columns(oracle, first)
-        h, text_logits = self.temporal_forward(columns[:, :, :-1], oracle, condition, remat)
+        h, text_logits = self.temporal_forward(columns[:, :, :-1], oracle, condition, execution)
         text_logits, text_mask = streams.undelay(text_logits[:, None], config.delays[:1], jnp.nan)
         text_mask &= codes[:, :1] != streams.ZERO_ID
         batch, _, frames = codes.shape
@@ -236,6 +264,6 @@ class LM(nnx.Module):
             empty = jnp.zeros((batch, 0, frames, config.card), jnp.float32)
             return LMOutput(empty, jnp.zeros((batch, 0, frames), bool), text_logits, text_mask)
         own = slice(1, 1 + config.dep_q)
-        logits = self.depth_forward(columns[:, :, 1:], h, remat)
+        logits = self.depth_forward(columns[:, :, 1:], h, execution)
         logits, mask = streams.undelay(logits, config.delays[own], jnp.nan)
         return LMOutput(logits, mask & (codes[:, own] != streams.ZERO_ID), text_logits, text_mask)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from kame_jax.config import LoRAConfig, TransformerConfig
 from kame_jax.model.attention import (
@@ -23,7 +24,10 @@ from kame_jax.model.attention import (
     sin_positions,
     window_mask,
 )
+from kame_jax.model.execution import Execution, rematerialised
 from kame_jax.model.layers import Axes, Initializer, LayerScale, Linear, Norm, take, uniform, unstacked
+from kame_jax.model.window_attention import attend_window
+from kame_jax.sharding import constrain, constrain_layer
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -84,12 +88,18 @@ class TransformerLayer(nnx.Module):
         self.scale1 = None if scale is None else LayerScale(rngs, dim, scale, stack, stack_axes, dtype)
         self.scale2 = None if scale is None else LayerScale(rngs, dim, scale, stack, stack_axes, dtype)
 
-    def __call__(self, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
-        """Whole sequence: `x [batch, steps, dim]`, `positions [1, steps]`, `mask [1, steps, steps]`."""
-        q, k, v = self.qkv(self.norm1(x), positions)
-        attended = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
-        x = self.add_attention(x, self.attn_out(attended))
-        return self.add_feed_forward(x, self.feed_forward(self.mlp_in(self.norm2(x)), self.mlp_out))
+    def __call__(self, x: jax.Array, positions: jax.Array, attention: str = "xla") -> jax.Array:
+        """Whole sequence: `x [batch, steps, dim]`, `positions [1, steps]`, the kernel of `attend_window`."""
+        x = constrain(x, "batch", None, None)
+        qkv = checkpoint_name(self.attn_in(self.norm1(x)), "qkv")
+        q, k, v = (constrain(y, "batch", None, "heads", None) for y in self.rotate(qkv, positions))
+        attended = checkpoint_name(attend_window(q, k, v, self.config.context, attention), "attended")
+        update = constrain(self.attn_out(attended), "batch", None, None)
+        x = self.add_attention(x, checkpoint_name(update, "attention_update"))
+        hidden = checkpoint_name(self.mlp_in(self.norm2(x)), "hidden")
+        hidden = constrain(hidden, "batch", *(None,) * (hidden.ndim - 2), "mlp")
+        update = constrain(self.feed_forward(hidden, self.mlp_out), "batch", None, None)
+        return self.add_feed_forward(x, checkpoint_name(update, "ffn_update"))
 
     def step(self, x: jax.Array, cache: KVCache, offset: jax.Array) -> tuple[jax.Array, KVCache]:
         """The next steps of each row: `x [batch, steps, dim]`, `offset [batch]` steps seen so far."""
@@ -147,19 +157,15 @@ class Transformer(nnx.Module):
             rngs, config, stack=(config.num_layers,), init=init, dtype=dtype, lora=lora
         )
 
-    def __call__(self, x: jax.Array, remat: bool = False) -> jax.Array:
-        """Whole sequence from position 0: `x [batch, steps, dim]` to the same shape (no final norm).
-
-        `remat` recomputes each layer in the backward pass instead of keeping its activations.
-        """
+    def __call__(self, x: jax.Array, execution: Execution = Execution()) -> jax.Array:
+        """Whole sequence from position 0: `x [batch, steps, dim]` to the same shape (no final norm)."""
         positions = jnp.arange(x.shape[1])[None]
-        mask = window_mask(positions, positions, self.config.context)
         x = add_sin_positions(x, positions, self.config)
 
         def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
-            return layer(x, positions, mask), None
+            return constrain_layer(layer)(x, positions, execution.attention), None
 
-        return jax.lax.scan(jax.checkpoint(body) if remat else body, x, self.layers)[0]
+        return jax.lax.scan(rematerialised(body, execution.remat), x, self.layers)[0]
 
     def layer(self, index: int) -> TransformerLayer:
         """One layer, sliced out of the stacked weights, or the list's own after `unstack`."""

@@ -1,26 +1,36 @@
 """Checkpoints of a run: `<run_dir>/checkpoints/<step>` with the items `params`, `opt`, `data` and `meta`.
 
 `params` and `meta` are what `interop.native` reads, so that any command takes such a folder; `opt` and `data` are what
-a run continues from. Batches are a function of (seed, step): `data` is those two numbers.
+a run continues from. Batches are a function of (seed, step): `data` is those two numbers, and a sum over every array's
+bits, which tells a checkpoint that was damaged from one that was not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 
 from kame_jax.config import ModelConfig
 from kame_jax.errors import InputError
 from kame_jax.interop import tree
 from kame_jax.interop.native import Meta, read_meta, v1
-from kame_jax.train.state import TrainState, dotted
+from kame_jax.train.checksum import checksum
+from kame_jax.train.state import Params, TrainState, dotted
+
+DAMAGED = ".damaged"
+"""Added to the name of a checkpoint that cannot be used."""
+
+
+class Damaged(Exception):
+    """A checkpoint is incomplete, or not what was written."""
 
 
 class Checkpoints:
@@ -34,11 +44,23 @@ class Checkpoints:
         seed: of the run.
         samples: a name for the data (`corpus.fingerprint`).
         keep: how many stay, the newest.
+        keep_best: how many more stay, those with the smallest figure given to `save`.
+        say: told of damaged checkpoints.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig, *, seed: int, samples: str, keep: int):
-        self.folder, self.config, self.keep = folder.absolute(), config, keep
-        self.seed, self.samples = seed, samples
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        *,
+        seed: int,
+        samples: str,
+        keep: int,
+        keep_best: int = 0,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        self.folder, self.config, self.keep, self.keep_best = folder.absolute(), config, keep, keep_best
+        self.seed, self.samples, self.say = seed, samples, say
         self.provenance: dict[str, Any] = {}
         """Where the first weights came from, kept in `meta`."""
         self._opened: v1.training.Checkpointer | None = None
@@ -46,25 +68,40 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """The newest complete step, or None."""
+        return max(self.steps, default=None)
+
+    @property
+    def steps(self) -> list[int]:
+        """The complete steps, in their order."""
         if not self.folder.is_dir():
-            return None
-        newest = self._checkpointer.latest
-        return None if newest is None else int(newest.step)
+            return []
+        with _quiet():
+            return sorted(int(one.step) for one in self._checkpointer.checkpoints)
 
     @property
     def _checkpointer(self) -> v1.training.Checkpointer:
         if self._opened is None:
+            policies = v1.training.preservation_policies
+            stay: Any = policies.LatestN(self.keep)
+            if self.keep_best:
+                best = policies.BestN(
+                    get_metric_fn=lambda figures: -figures["best"],
+                    n=self.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+                stay = policies.AnyPreservationPolicy([stay, best])
             with _quiet():
                 self._opened = v1.training.Checkpointer(
-                    self.folder,
-                    context=_context(),
-                    preservation_policy=v1.training.preservation_policies.LatestN(self.keep),
-                    cleanup_tmp_directories=True,
+                    self.folder, context=_context(), preservation_policy=stay, cleanup_tmp_directories=True
                 )
         return self._opened
 
-    def save(self, state: TrainState) -> int:
+    def save(self, state: TrainState, figure: float | None = None) -> int:
         """Writes a state in the background, once it is copied to the host; a step that is there already stays as it is.
+
+        Args:
+            state: on its devices.
+            figure: what `keep_best` compares, the smaller the better; None has no part in it.
 
         Returns:
             The step.
@@ -74,12 +111,18 @@ class Checkpoints:
             return step
         items = {
             "params": _present(state.params),
-            "opt": _present(_names(state.opt_state)),
-            "data": {"seed": self.seed, "step": step, "samples": self.samples},
+            "opt": _present(_optimizer(state)),
+            "data": {
+                "seed": self.seed,
+                "step": step,
+                "samples": self.samples,
+                "checksum": checksum(state._replace(step=None)),
+            },
             "meta": Meta(self.config, self.provenance).to_json(),
         }
+        figures = None if figure is None else {"best": figure}
         with _quiet():
-            self._checkpointer.save_checkpointables_async(step, items, force=True)
+            self._checkpointer.save_checkpointables_async(step, items, force=True, metrics=figures)
         return step
 
     def wait(self) -> None:
@@ -87,22 +130,38 @@ class Checkpoints:
         with _quiet():
             self._checkpointer.wait()
 
-    def restore(self, abstract: TrainState, places: TrainState) -> tuple[TrainState, bool]:
-        """The newest state, each array sliced onto its devices, whatever mesh it was saved from.
+    def restore(self, abstract: TrainState, places: TrainState) -> tuple[TrainState, bool] | None:
+        """The newest state that is whole, each array sliced onto its devices, whatever mesh it was saved from.
+
+        One that is damaged is said, renamed (`<step>.damaged`), and the one before it is taken.
 
         Args:
             abstract: shapes and dtypes.
             places: shardings.
 
         Returns:
-            The state, and whether it was trained on the same samples.
+            The state, and whether it was trained on the same samples; None without any checkpoint.
 
         Raises:
-            InputError: it is of another model, optimizer or seed.
+            InputError: the checkpoint is of another model, optimizer or seed; or there are some, and all are damaged.
         """
-        step = self.latest
+        steps = self.steps
+        for step in reversed(steps):
+            try:
+                return self._restore(step, abstract, places)
+            except Damaged as damage:
+                self.say(f"{self.folder / str(step)}: damaged, so the checkpoint before it is used: {damage}")
+                self._set_aside(step)
+        if steps:
+            raise InputError(f"{self.folder}: every checkpoint is damaged; start anew in another run_dir")
+        return None
+
+    def _restore(self, step: int, abstract: TrainState, places: TrainState) -> tuple[TrainState, bool]:
         path = self.folder / str(step)
-        meta = read_meta(path)
+        try:
+            meta = read_meta(path)
+        except (InputError, OSError) as error:
+            raise Damaged(_short(error)) from error
         if meta.config != self.config:
             raise InputError(
                 f"{path}: of another model than this run's: give a new run_dir, or start with init_from"
@@ -110,21 +169,17 @@ class Checkpoints:
         targets = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, places
         )
-        wanted = {
-            "params": _present(targets.params),
-            "opt": _present(_names(targets.opt_state)),
-            "data": None,
-        }
+        wanted = {"params": _present(targets.params), "opt": _present(_optimizer(targets)), "data": None}
+        self._check_names(step, wanted)
         try:
             with _quiet():
                 items = self._checkpointer.load_checkpointables(step, wanted)
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{path}: no state that this run can continue from: {reason}") from error
-        if items["data"]["seed"] != self.seed:
-            raise InputError(f"{path}: of a run with seed {items['data']['seed']}, this one has {self.seed}")
-        self.provenance = meta.provenance
-        found = tree.flatten({"params": items["params"], "opt_state": items["opt"]})
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise Damaged(_short(error)) from error
+        data = items["data"]
+        if data["seed"] != self.seed:
+            raise InputError(f"{path}: of a run with seed {data['seed']}, this one has {self.seed}")
+        found = tree.flatten({"params": items["params"]} | items["opt"])
 
         def take(path: tuple[Any, ...], leaf: Any, place: Any) -> jax.Array:
             name = dotted(path)
@@ -133,8 +188,37 @@ class Checkpoints:
         state = jax.tree_util.tree_map_with_path(
             take, abstract._replace(step=None), places._replace(step=None)
         )
+        if checksum(state) != data["checksum"]:
+            raise Damaged("its arrays are not those that were written")
+        self.provenance = meta.provenance
         state = state._replace(step=jax.device_put(jnp.asarray(step, jnp.int32), places.step))
-        return state, items["data"]["samples"] == self.samples
+        return state, data["samples"] == self.samples
+
+    def _check_names(self, step: int, wanted: Mapping[str, Any]) -> None:
+        """Raises InputError when a whole checkpoint holds other arrays than this run's, Damaged when items lack."""
+        try:
+            with _quiet():
+                there = self._checkpointer.checkpointables_metadata(step).metadata
+            names = {item: set(tree.flatten(_plain(there[item]))) for item in ("params", "opt")}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise Damaged(_short(error)) from error
+        for item, found in names.items():
+            if other := sorted(found ^ set(tree.flatten(wanted[item]))):
+                raise InputError(
+                    f"{self.folder / str(step)}: no state that this run can continue from: {item} differs in "
+                    f"{len(other)} arrays ({', '.join(other[:3])}): give a new run_dir, or start with init_from"
+                )
+
+    def _set_aside(self, step: int) -> None:
+        if self._opened is not None:
+            with _quiet():
+                self._opened.close()
+            self._opened = None
+        if jax.process_index() == 0:
+            path = self.folder / str(step)
+            path.rename(path.with_name(path.name + DAMAGED))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -147,6 +231,13 @@ class Checkpoints:
                 self._opened.close()
 
 
+def save_weights(path: Path, params: Params, config: ModelConfig, provenance: Mapping[str, Any]) -> None:
+    """Weights alone as a checkpoint that every command reads, in place of one that is there."""
+    items = {"params": _present(params), "meta": Meta(config, dict(provenance)).to_json()}
+    with _quiet(), _context():
+        v1.save_checkpointables(path.absolute(), items, overwrite=True)
+
+
 def _context() -> v1.Context:
     """Small items are JSON, as `interop.native` reads them."""
     registry = v1.handlers.local_registry()
@@ -157,6 +248,12 @@ def _context() -> v1.Context:
     return context
 
 
+def _optimizer(state: TrainState) -> dict[str, Any]:
+    """What the item `opt` holds: the optimizer's state, and the moving average of the weights where there is one."""
+    items = {"opt_state": _names(state.opt_state)}
+    return items if state.ema is None else items | {"ema": state.ema}
+
+
 def _names(opt_state: Any) -> dict[str, Any]:
     """An optimizer's state as nested dictionaries by its own field names."""
     return tree.nest(
@@ -164,9 +261,18 @@ def _names(opt_state: Any) -> dict[str, Any]:
     )
 
 
+def _plain(nested: Any) -> dict[str, Any]:
+    """An item's metadata as nested dictionaries."""
+    return tree.nest({dotted(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(nested)[0]})
+
+
 def _present(nested: dict[str, Any]) -> dict[str, Any]:
     """Without arrays of size 0, which Orbax does not write."""
     return tree.nest({path: leaf for path, leaf in tree.flatten(nested).items() if leaf.size})
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ def make_evaluation(
     *,
     batch_size: int,
     use_oracle: bool = True,
+    chunks: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluate:
     """A function from weights to metrics of the data set.
@@ -46,10 +47,11 @@ def make_evaluation(
         mesh: where weights and batches are.
         batch_size: rows at a time, rounded up to what the mesh divides.
         use_oracle: False leaves the oracle embedding out, as kame_finetune without `--use_oracle` does.
+        chunks: of the logits; see `loss_parts`.
         progress: called with the batches done and their total.
     """
     use_oracle = use_oracle and model.config.oracle != "none"
-    forward = make_eval_step(model, mesh, use_oracle=use_oracle)
+    forward = make_eval_step(model, mesh, use_oracle=use_oracle, chunks=chunks)
     multiple = batch_multiple(mesh)
     rows = -(-min(batch_size, len(samples)) // multiple) * multiple
     length = longest(samples)

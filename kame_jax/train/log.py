@@ -1,27 +1,67 @@
-"""The metrics of a run's steps on their way from the devices to `metrics.jsonl`."""
+"""The metrics of a run's steps on their way from the devices to `metrics.jsonl`, trackers and whoever watches."""
 
 from __future__ import annotations
 
 import math
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from kame_jax.config import RunConfig
+from kame_jax.config import RunConfig, to_dict
+from kame_jax.train.flops import frame_flops
+from kame_jax.train.hardware import find_chip
 from kame_jax.train.loss import report
-from kame_jax.train.metrics import Meter, MetricsFile, Progress
+from kame_jax.train.metrics import Line, Meter, MetricsFile, Progress, read_metrics
 from kame_jax.train.optimizer import learning_rates
+from kame_jax.train.processes import is_first
+from kame_jax.train.program import Program, learning_groups
 from kame_jax.train.step import StepMetrics
+from kame_jax.train.trackers import Tracker, make_trackers
 
 
 class RunLog:
-    """Writes the metrics of a step once the next one has been started, so that the devices never wait for it."""
+    """Writes the metrics of a step once the next one has been started, so that the devices never wait for it.
 
-    def __init__(self, config: RunConfig, file: MetricsFile, watch: Progress):
-        self.config, self.file, self.watch = config, file, watch
-        self.rates = learning_rates(config.optimizer, config.train.steps)
-        self.meter = Meter(file.seconds)
+    Of several processes the first one writes. A context manager, whose end closes the trackers.
+
+    Args:
+        config: the run.
+        program: says which groups learn.
+        mesh: whose chips' peak MFU is a share of.
+        length: columns of a row of the batch.
+        folder: of the run; must exist.
+        start: step that it continues from.
+        watch: who watches.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        program: Program,
+        mesh: Mesh,
+        length: int,
+        folder: Path,
+        start: int,
+        watch: Progress,
+    ):
+        self.config, self.watch = config, watch
+        self.path = folder / "metrics.jsonl"
+        rates = learning_rates(config.optimizer, config.train.steps)
+        self.rates = {group: rates[group] for group in learning_groups(program)}
+        self._frame_rate = config.codec.frame_rate
+        self._peak = _peak_frames(config, program, mesh, length)
+        self._file = MetricsFile(self.path, start) if is_first() else None
+        self._trackers: list[Tracker] = []
+        if is_first():
+            self._trackers = make_trackers(config.train.trackers, folder, to_dict(config), start)
+        self.meter = Meter(self._file.seconds if self._file else 0.0)
         self._running: StepMetrics | None = None
-        self._waiting: tuple[dict[str, float], StepMetrics] | None = None
+        self._waiting: tuple[Line, StepMetrics] | None = None
 
     def started(self, step: int, out: StepMetrics, frames: int) -> None:
         """A step was started; what it returned need not be there yet.
@@ -33,8 +73,12 @@ class RunLog:
         self._running = out
         self.flush()
         if step % self.config.train.log_every == 0 or step == self.config.train.steps:
-            times = {"frames_per_second": self.meter.rate(), "seconds": self.meter.seconds}
-            self._waiting = {"step": step} | times, out
+            rate = self.meter.rate()
+            line = {"step": step, "frames_per_second": rate, "seconds": self.meter.seconds}
+            line |= {"audio_seconds_per_second": rate / self._frame_rate, "memory_gib": _memory_gib()}
+            if self._peak is not None:
+                line["mfu"] = rate / self._peak
+            self._waiting = line, out
 
     def flush(self) -> None:
         """Writes what waits, and stops the run if it is no number."""
@@ -46,16 +90,52 @@ class RunLog:
         check_finite(step, out)
         line |= {name: float(value) for name, value in report(out.parts, self.config.loss).items()}
         line |= {"grad_norm": float(out.grad_norm)}
+        line |= {f"grad_norm/{group}": float(norm) for group, norm in out.group_norms.items()}
         line |= {f"learning_rate/{group}": float(rate(step - 1)) for group, rate in self.rates.items()}
-        self.file.write(line)
+        self._write(line)
         self.watch.step(line, self.config.train.steps)
 
-    def evaluation(self, step: int, values: dict[str, float]) -> None:
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Writes an evaluation."""
-        self.file.write({"step": step} | {f"eval/{name}": value for name, value in values.items()})
+        self._write({"step": step} | {f"eval/{name}": value for name, value in values.items()})
         names = ("loss/total", "loss/text_non_pad", "accuracy/text_non_pad", "gap/loss/text_non_pad")
         shown = (f"{name} {values[name]:.3f}" for name in names if name in values)
         self.watch.say(f"step {step}: evaluation: " + ", ".join(shown))
+
+    def lines(self) -> list[Line]:
+        """All that the run's file holds."""
+        return read_metrics(self.path) if self.path.is_file() else []
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(line)
+        for tracker in self._trackers:
+            tracker.write(line)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def _peak_frames(config: RunConfig, program: Program, mesh: Mesh, length: int) -> float | None:
+    """Frames a second at which all chips would do nothing but multiply; None for chips that are not in the table."""
+    chip = find_chip(mesh.devices.flat[0].device_kind)
+    if chip is None:
+        return None
+    flops = frame_flops(config.model.architecture, length - 1, frozen=program.frozen.groups)
+    return chip.flops * mesh.size / flops.train
+
+
+def _memory_gib() -> float:
+    """The most memory used so far: of the first device where it tells, else of this process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    used = stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return used / (1 << 30)
 
 
 def check_finite(step: int, out: StepMetrics) -> None:

@@ -6,6 +6,7 @@ tokenised dialogues. Run again on the same folder it continues, bit for bit.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ from kame_jax.data.pipeline import longest, read_ahead, train_batches
 from kame_jax.data.samples import Sample
 from kame_jax.data.store import find_store
 from kame_jax.errors import InputError
-from kame_jax.sharding import make_mesh
-from kame_jax.train.checkpoints import Checkpoints
+from kame_jax.train.checkpoints import Checkpoints, save_weights
 from kame_jax.train.corpus import (
     find_tokenizers,
     fingerprint,
@@ -29,16 +29,19 @@ from kame_jax.train.corpus import (
     read_samples,
     schedule_of,
 )
-from kame_jax.train.evaluation import make_evaluation
+from kame_jax.train.evaluation import Evaluate, make_evaluation
 from kame_jax.train.log import RunLog, check_finite
-from kame_jax.train.metrics import MetricsFile, Progress, read_metrics
-from kame_jax.train.optimizer import make_optimizer
+from kame_jax.train.metrics import Progress, Silent
 from kame_jax.train.plots import plot_metrics
+from kame_jax.train.processes import agreed, first_then_others, is_first
+from kame_jax.train.profile import Profile
+from kame_jax.train.program import Program, make_program, run_mesh
 from kame_jax.train.progress import Terminal
 from kame_jax.train.signals import Signals
 from kame_jax.train.start import first_params
-from kame_jax.train.state import abstract_model, abstract_state, count, init_state, state_shardings
-from kame_jax.train.step import batch_multiple, local_rows, make_train_step, put_batch
+from kame_jax.train.state import TrainState, count, init_state, joined
+from kame_jax.train.step import local_rows, put_batch
+from kame_jax.train.watchdog import Watchdog
 
 
 def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -59,49 +62,41 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         SystemExit: SIGTERM, after the state was saved; with status `signals.PREEMPTED`.
     """
     if progress is None:
+        if not is_first():
+            return run(config, progress=Silent())
         with Terminal() as terminal:
             return run(config, progress=terminal)
-    watch = progress
-    folder, steps = Path(config.run_dir), config.train.steps
-    mesh = _mesh(config)
+    watch, train = progress, config.train
+    folder, steps = Path(config.run_dir), train.steps
+    mesh = run_mesh(config)
     samples = _samples(config, config.data.path, "data.path", watch)
     held_out = (
         _samples(config, config.data.eval_path, "data.eval_path", watch) if config.data.eval_path else []
     )
     schedule, packed = schedule_of(config.model, config.oracle.tail), config.data.pack
+    length = -(-config.data.max_frames // 8) * 8 if packed and config.data.max_frames else longest(samples)
+    rows = local_rows(mesh, train.batch_size)
     batches = train_batches(
         samples,
         schedule,
-        batch_size=config.train.batch_size,
-        length=-(-config.data.max_frames // 8) * 8 if packed and config.data.max_frames else longest(samples),
+        batch_size=train.batch_size,
+        length=length,
         seed=config.seed,
         augment=oracle_augment(config.oracle),
-        rows=local_rows(mesh, config.train.batch_size),
+        rows=rows,
         packed=packed,
     )
 
-    model = abstract_model(config.model.architecture, config.train.dtype)
-    optimizer = make_optimizer(config.optimizer, steps)
-    places = state_shardings(model, optimizer, mesh)
-    step = make_train_step(
-        model,
-        optimizer,
-        config.loss,
-        mesh,
-        micro_batches=config.train.micro_batches,
-        use_oracle=config.oracle.use,
-        remat=config.train.remat == "full",
-        dropout=config.dropout,
-        seed=config.seed,
-    )
+    program = make_program(config, mesh)
     evaluate = held_out and make_evaluation(
-        model,
+        program.model,
         held_out,
         schedule,
         config.loss,
         mesh,
-        batch_size=config.train.batch_size,
+        batch_size=train.batch_size,
         use_oracle=config.oracle.use,
+        chunks=train.loss_chunks,
     )
 
     checkpoints = Checkpoints(
@@ -109,80 +104,127 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         config.model.architecture,
         seed=config.seed,
         samples=fingerprint(samples),
-        keep=config.train.keep_checkpoints,
+        keep=train.keep_checkpoints,
+        keep_best=train.keep_best,
+        say=watch.say,
     )
-    with checkpoints, Signals() as signals:
-        start = checkpoints.latest or 0
-        if start > steps:
-            raise InputError(f"{folder}: its newest checkpoint is of step {start}, train.steps is {steps}")
-        if start:
-            state, same_data = checkpoints.restore(abstract_state(model, optimizer), places)
-            watch.say(f"continuing from step {start} of {folder}")
-            if not same_data:
-                watch.say(
-                    "the data is not what this run has seen so far: its batches are others from here on"
-                )
-        else:
-            params, checkpoints.provenance = first_params(config, mesh)
-            state = init_state(params, optimizer, places)
-        _write_config(config, folder)
+    with checkpoints, Signals() as signals, Watchdog(train.hang_minutes) as watchdog:
+        state, start = _first_state(config, program, checkpoints, mesh, watch)
         parameters = count(state.params)
         watch.say(f"{parameters:,} parameters, {len(samples)} samples, {_described(mesh)}")
-
-        log = RunLog(config, MetricsFile(folder / "metrics.jsonl", start), watch)
-        for number, batch in enumerate(read_ahead(batches, start, steps), start + 1):
-            state, out = step(state, put_batch(batch, mesh, config.train.batch_size))
-            log.started(number, out, frames=int(batch["frames"].sum()))
-            stop = number == steps or signals.caught is not None
-            if stop or _divides(config.train.checkpoint_every, number):
-                log.flush()
-                with log.meter.paused():
-                    check_finite(number, jax.device_get(out))
-                    checkpoints.save(state)
-            if evaluate and (number == steps or _divides(config.train.eval_every, number)):
-                log.flush()
-                with log.meter.paused():
-                    log.evaluation(number, evaluate(state.params))
-            if stop:
-                break
+        if is_first():
+            _write_config(config, folder)
+        log = RunLog(config, program, mesh, length, folder, start, watch)
+        saved = time.monotonic()
+        with log, Profile(folder / "profile", train.profile) as profile:
+            for number, batch in enumerate(read_ahead(batches, start, steps), start + 1):
+                profile.step(number)
+                on_devices = put_batch(batch, mesh, train.batch_size)
+                with jax.transfer_guard("disallow"):
+                    state, out = program.step(state, on_devices)
+                log.started(number, out, frames=int(batch["frames"].sum()) * train.batch_size // len(rows))
+                watchdog.alive()
+                stop, due = signals.caught is not None, _minutes_since(saved, train.checkpoint_minutes)
+                if jax.process_count() > 1:
+                    # They agree where they log: asking each other at every step would make each wait for its end.
+                    asked = number == steps or _divides(train.log_every, number)
+                    stop, due = agreed((stop, due)) if asked else (False, False)
+                stop |= number == steps
+                figure = None
+                if evaluate and (number == steps or _divides(train.eval_every, number)):
+                    # Before saving, so that a run that continues from here has this evaluation in its metrics.
+                    log.flush()
+                    with log.meter.paused():
+                        figure = _evaluate(evaluate, state, program, train.best_metric, log, number)
+                    watchdog.alive()
+                if stop or due or _divides(train.checkpoint_every, number):
+                    log.flush()
+                    with log.meter.paused():
+                        check_finite(number, jax.device_get(out))
+                        checkpoints.save(state, figure)
+                    saved = time.monotonic()
+                    watchdog.alive()
+                if stop:
+                    break
         checkpoints.wait()
         reached = int(state.step)
+        if state.ema is not None and reached == steps:
+            average = joined(state.ema, program.frozen.split(state.params)[1])
+            save_weights(folder / "ema", average, config.model.architecture, checkpoints.provenance)
     signals.raise_caught()
+    return _result(config, log, start, reached, parameters, len(samples))
 
-    lines = read_metrics(folder / "metrics.jsonl")
-    plot_metrics(lines, folder / "plots" / "loss.png")
+
+def _first_state(
+    config: RunConfig, program: Program, checkpoints: Checkpoints, mesh: Mesh, watch: Progress
+) -> tuple[TrainState, int]:
+    """The state that the run goes on from, and its step."""
+    folder, newest = Path(config.run_dir), checkpoints.latest or 0
+    if newest > config.train.steps:
+        raise InputError(
+            f"{folder}: its newest checkpoint is of step {newest}, train.steps is {config.train.steps}"
+        )
+    if found := checkpoints.restore(program.abstract_state(), program.places):
+        state, same_data = found
+        watch.say(f"continuing from step {int(state.step)} of {folder}")
+        if not same_data:
+            watch.say("the data is not what this run has seen so far: its batches are others from here on")
+        return state, int(state.step)
+    params, checkpoints.provenance = first_params(config, mesh)
+    average = config.train.ema is not None
+    return init_state(params, program.optimizer, program.places, program.frozen, ema=average), 0
+
+
+def _evaluate(
+    evaluate: Evaluate, state: TrainState, program: Program, best: str, log: RunLog, step: int
+) -> float:
+    """Evaluates the weights, and their average where there is one; returns what the best checkpoints are kept by.
+
+    Raises:
+        InputError: `train.best_metric` is no figure of the evaluation.
+    """
+    values = evaluate(state.params)
+    if state.ema is not None:
+        average = joined(state.ema, program.frozen.split(state.params)[1])
+        values |= {f"ema/{name}": value for name, value in evaluate(average).items()}
+    log.evaluation(step, values)
+    if best not in values:
+        raise InputError(f"train.best_metric: {best}, expected one of {', '.join(values)}")
+    return -values[best] if best.removeprefix("ema/").startswith(("accuracy/", "gap/")) else values[best]
+
+
+def _result(
+    config: RunConfig, log: RunLog, start: int, reached: int, parameters: int, samples: int
+) -> dict[str, Any]:
+    """What `run` returns; process 0 draws the curves."""
+    folder = Path(config.run_dir)
+    lines = log.lines()
+    plot = folder / "plots" / "loss.png"
+    if is_first():
+        plot_metrics(lines, plot)
     return {
         "run_dir": str(folder),
         "checkpoint": str(folder / "checkpoints" / str(reached)),
         "step": reached,
         "resumed_from": start or None,
         "parameters": parameters,
-        "samples": len(samples),
+        "samples": samples,
         "seconds": log.meter.seconds,
         "metrics": next((line for line in reversed(lines) if "loss/total" in line), None),
         "evaluation": next((line for line in reversed(lines) if "eval/loss/total" in line), None),
-        "plot": str(folder / "plots" / "loss.png"),
+        "plot": str(plot),
     }
-
-
-def _mesh(config: RunConfig) -> Mesh:
-    try:
-        mesh = make_mesh(config.mesh.replica, config.mesh.fsdp, config.mesh.tensor)
-    except ValueError as error:
-        raise InputError(f"mesh: {error}") from error
-    rows, devices = config.train.batch_size // config.train.micro_batches, batch_multiple(mesh)
-    if rows % devices:
-        raise InputError(
-            f"train.batch_size: {config.train.batch_size} in {config.train.micro_batches} micro-batches "
-            f"gives {rows} rows, expected a multiple of the {devices} devices of mesh.replica x mesh.fsdp"
-        )
-    return mesh
 
 
 def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) -> Sequence[Sample]:
     if path is None:
         raise InputError(f"{name}: null, expected a data set, or a folder of dialogues or of records")
-    return read_samples(path, config, lambda done, total: watch.count(f"tokenising {path}", done, total))
+    return first_then_others(
+        f"samples of {name}",
+        lambda: read_samples(
+            path, config, lambda done, total: watch.count(f"tokenising {path}", done, total)
+        ),
+    )
 
 
 def _write_config(config: RunConfig, folder: Path) -> None:
@@ -194,6 +236,10 @@ def _write_config(config: RunConfig, folder: Path) -> None:
     path = config.data.path
     if path and Path(path).is_dir() and not find_store(path) and is_dialogues(path):
         keep_tokenizers(find_tokenizers(config, path), folder)
+
+
+def _minutes_since(moment: float, minutes: float) -> bool:
+    return minutes > 0 and time.monotonic() - moment > 60 * minutes
 
 
 def _divides(every: int, step: int) -> bool:

@@ -6,13 +6,14 @@ are kept apart until the end, so that micro-batches and devices add up to the me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from kame_jax.config import LossConfig, ModelConfig
-from kame_jax.model import LM
+from kame_jax.model import LM, Execution
 from kame_jax.streams import ZERO_ID
 
 Batch = dict[str, jax.Array]
@@ -35,14 +36,22 @@ class Part(NamedTuple):
 Parts = dict[str, Part]
 
 
-def loss_parts(model: LM, batch: Batch, *, use_oracle: bool = True, remat: bool = False) -> Parts:
+def loss_parts(
+    model: LM,
+    batch: Batch,
+    *,
+    use_oracle: bool = True,
+    execution: Execution = Execution(),
+    chunks: int = 1,
+) -> Parts:
     """Every part of the loss of a batch, summed over its tokens.
 
     Args:
         model: the weights.
         batch: columns, labels and oracle.
         use_oracle: False leaves the oracle embedding out altogether; a model without one leaves it out by itself.
-        remat: recompute each layer in the backward pass.
+        execution: how the forward runs.
+        chunks: parts of the sequence whose logits are made, used and forgotten one after the other.
 
     Returns:
         `text_non_pad`, `text_pad`, `audio_semantic`, `audio_acoustic`; with a user stream (`dep_q == n_q`) also
@@ -52,16 +61,38 @@ def loss_parts(model: LM, batch: Batch, *, use_oracle: bool = True, remat: bool 
     inputs, labels = batch["inputs"], batch["labels"]
     oracle = batch["oracle"][:, :-1] if use_oracle and config.oracle != "none" else None
     heard = batch.get("heard", inputs)
-    h, text_logits = model.temporal_forward(heard[:, :, :-1], oracle, remat=remat)
-    loss, correct = cross_entropy(text_logits[:, None], labels[:, :1, 1:])
+    h = model.temporal_hidden(heard[:, :, :-1], oracle, execution=execution)
+    loss, correct = (x[:, None] for x in _token_losses(model.text_logits, h, labels[:, 0, 1:], chunks))
     if model.depth is not None:
-        audio_logits = model.depth_forward(inputs[:, :, 1:], h, remat)
-        audio = cross_entropy(audio_logits, labels[:, 1 : 1 + config.dep_q, 1:])
-        loss, correct = (jnp.concatenate(both, axis=1) for both in ((loss, audio[0]), (correct, audio[1])))
+        x = model.depth_hidden(inputs[:, :, 1:], h, execution)
+        targets = labels[:, 1 : 1 + config.dep_q, 1:].swapaxes(0, 1)
+        audio = (y.swapaxes(0, 1) for y in _token_losses(model.audio_logits, x, targets, chunks))
+        loss, correct = (jnp.concatenate(both, axis=1) for both in zip((loss, correct), audio, strict=True))
     return {
         name: _part(loss[:, rows], correct[:, rows], mask)
         for name, (rows, mask) in _label_masks(labels, config).items()
     }
+
+
+def _token_losses(
+    head: Callable[[jax.Array], jax.Array], x: jax.Array, labels: jax.Array, chunks: int
+) -> tuple[jax.Array, jax.Array]:
+    """`cross_entropy` of `head(x [..., steps, dim])` and `labels [..., steps]`, in chunks of the steps."""
+    if chunks == 1:
+        return cross_entropy(head(x), labels)
+    lead, steps = labels.shape[:-1], labels.shape[-1]
+    size = -(-steps // chunks)
+    filling = [(0, 0)] * len(lead) + [(0, chunks * size - steps)]
+    x = jnp.pad(x, [*filling, (0, 0)]).reshape(*lead, chunks, size, x.shape[-1])
+    labels = jnp.pad(labels, filling, constant_values=ZERO_ID).reshape(*lead, chunks, size)
+
+    def body(_: None, part: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        return None, cross_entropy(head(part[0]), part[1])
+
+    parts = jnp.moveaxis(x, len(lead), 0), jnp.moveaxis(labels, len(lead), 0)
+    found = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), None, parts)[1]
+    loss, correct = (jnp.moveaxis(y, 0, len(lead)).reshape(*lead, -1)[..., :steps] for y in found)
+    return loss, correct
 
 
 def label_counts(labels: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:

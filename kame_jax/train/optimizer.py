@@ -1,4 +1,4 @@
-"""AdamW in groups: which weight learns at which rate, and how the rates go over the steps.
+"""AdamW in groups: which weight learns at which rate, which not at all, and how the rates go over the steps.
 
 Semantics: SakanaAI/kame_finetune `finetune.py` (its two parameter groups) with DeepSpeed's `WarmupLR`.
 """
@@ -12,19 +12,36 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kame_jax.config import OptimizerConfig
+from kame_jax.config import GroupConfig, OptimizerConfig
 
 Schedule = Callable[[jax.Array | int], jax.Array]
-GROUPS = ("temporal", "depth")
+GROUPS = ("temporal", "depth", "embeddings", "oracle", "adapters")
 
 
 def group_of(path: str) -> str:
-    """The group of a weight, by its dotted path: "depth" for the depth transformer, its embeddings and heads."""
-    return "depth" if path.startswith("depth.") else "temporal"
+    """The group of a weight, by its dotted path.
+
+    "adapters" are all of LoRA, wherever they sit; "depth" the depth transformer with its embeddings and heads;
+    "oracle" the oracle embedding; "embeddings" those of text and audio; "temporal" everything else.
+    """
+    first, last = path.split(".")[0], path.rsplit(".", 1)[-1]
+    if last in ("lora_a", "lora_b"):
+        return "adapters"
+    return {
+        "depth": "depth",
+        "oracle_emb": "oracle",
+        "text_emb": "embeddings",
+        "audio_emb": "embeddings",
+    }.get(first, "temporal")
+
+
+def frozen_groups(config: OptimizerConfig) -> frozenset[str]:
+    """The groups that stay as they are."""
+    return frozenset(name for name in GROUPS if _settings(config, name).freeze)
 
 
 def learning_rates(config: OptimizerConfig, steps: int) -> dict[str, Schedule]:
-    """Each group's learning rate as a function of the update, counted from 0.
+    """The learning rate of each group that learns, as a function of the update, counted from 0.
 
     The warm-up is DeepSpeed's: updates 0 and 1 have rate 0, update n has `(n - 1) / max(2, warmup_steps)` of the full
     rate until that is 1. `warmup_steps` 0 starts at the full rate, as a run without a scheduler does.
@@ -33,8 +50,13 @@ def learning_rates(config: OptimizerConfig, steps: int) -> dict[str, Schedule]:
         config: rates and form.
         steps: of the whole run, where a cosine ends.
     """
-    peaks = {"temporal": config.learning_rate, "depth": config.depth_learning_rate}
-    return {group: _rate(config, steps, peak) for group, peak in peaks.items()}
+    rates = {}
+    for name in GROUPS:
+        group = _settings(config, name)
+        usual = config.depth_learning_rate if name == "depth" else config.learning_rate
+        if not group.freeze:
+            rates[name] = _rate(config, steps, usual if group.learning_rate is None else group.learning_rate)
+    return rates
 
 
 def _rate(config: OptimizerConfig, steps: int, peak: float) -> Schedule:
@@ -53,24 +75,47 @@ def _rate(config: OptimizerConfig, steps: int, peak: float) -> Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The update rule for a tree of weights: the gradient's global norm clipped, then AdamW by group.
+    """The update rule for the weights that learn: the gradient's global norm clipped, then AdamW by group.
 
     Args:
         config: rates, moments, decay and clipping.
         steps: of the whole run.
     """
-    adamw = {
-        group: optax.adamw(
-            rate, b1=config.beta1, b2=config.beta2, eps=config.eps, weight_decay=config.weight_decay
+    groups = {}
+    for name, rate in learning_rates(config, steps).items():
+        decay = _settings(config, name).weight_decay
+        adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps)
+        groups[name] = optax.chain(
+            _stored_as(adam, jnp.dtype(config.moments)),
+            optax.add_decayed_weights(config.weight_decay if decay is None else decay),
+            optax.scale_by_learning_rate(rate),
         )
-        for group, rate in learning_rates(config, steps).items()
-    }
-    groups = optax.partition(adamw, _labels)
+    rule = optax.partition(groups, _labels)
     return (
-        groups
-        if config.clip_norm is None
-        else optax.chain(optax.clip_by_global_norm(config.clip_norm), groups)
+        rule if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
     )
+
+
+def _stored_as(adam: optax.GradientTransformation, dtype: Any) -> optax.GradientTransformation:
+    """Adam with both of its moments kept in `dtype` between the updates, which are computed in float32."""
+
+    def cast(state: optax.ScaleByAdamState, dtype: Any) -> optax.ScaleByAdamState:
+        moments = (jax.tree.map(lambda x: x.astype(dtype), moment) for moment in (state.mu, state.nu))
+        return optax.ScaleByAdamState(state.count, *moments)
+
+    def init(params: Any) -> Any:
+        return cast(adam.init(params), dtype)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = adam.update(updates, cast(state, jnp.float32), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _settings(config: OptimizerConfig, name: str) -> GroupConfig:
+    settings: GroupConfig = getattr(config, name)
+    return settings
 
 
 def _labels(params: Any) -> Any:

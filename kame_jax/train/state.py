@@ -6,6 +6,7 @@ Weights are nested dictionaries by our names, the form that checkpoints are save
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -18,6 +19,7 @@ from kame_jax.config import ModelConfig
 from kame_jax.interop import tree
 from kame_jax.model import LM
 from kame_jax.sharding import shardings
+from kame_jax.train.optimizer import group_of
 
 T = TypeVar("T")
 
@@ -32,6 +34,38 @@ class TrainState(NamedTuple):
     opt_state: Any
     step: jax.Array
     """int32: updates done."""
+    ema: Params | None = None
+    """Moving average of the weights that learn, where the run keeps one."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Weights that do not learn: by group, and the type they are kept in."""
+
+    groups: frozenset[str] = frozenset()
+    """Of `optimizer.GROUPS`."""
+    dtype: str = "float32"
+    """Conditioners stay float32, as everywhere."""
+
+    def __contains__(self, path: str) -> bool:
+        """Whether the weight at `path` does not learn."""
+        return group_of(path) in self.groups
+
+    def split(self, params: Params) -> tuple[Params, Params]:
+        """The weights that learn, and the others."""
+        flat = tree.flatten(params)
+        learning = {path: leaf for path, leaf in flat.items() if path not in self}
+        return tree.nest(learning), tree.nest({path: flat[path] for path in flat if path not in learning})
+
+    def stored(self, path: str) -> jnp.dtype:
+        """The type in which the weight at `path` is kept."""
+        kept = path in self and not path.startswith("conditioners.")
+        return jnp.dtype(self.dtype if kept else "float32")
+
+
+def joined(learning: Params, rest: Params) -> Params:
+    """The inverse of `Frozen.split`."""
+    return tree.nest(tree.flatten(learning) | tree.flatten(rest))
 
 
 def abstract_model(config: ModelConfig, dtype: str = "float32") -> LM:
@@ -82,16 +116,36 @@ def make_quickly(make: Callable[[], T], places: Any = None) -> T:
     return jax.jit(make, out_shardings=places, compiler_options=options)()
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, places: TrainState) -> TrainState:
+def init_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    places: TrainState,
+    frozen: Frozen = Frozen(),
+    *,
+    ema: bool = False,
+) -> TrainState:
     """The state before the first step. The weights are taken over, not copied."""
-    opt_state = jax.jit(optimizer.init, out_shardings=places.opt_state)(params)
-    return TrainState(params, opt_state, jax.device_put(jnp.zeros((), jnp.int32), places.step))
+    flat = tree.flatten(params)
+    for path in flat:
+        flat[path] = flat[path].astype(frozen.stored(path))
+    params = tree.nest(flat)
+    learning = frozen.split(params)[0]
+    opt_state = jax.jit(optimizer.init, out_shardings=places.opt_state)(learning)
+    average = jax.tree.map(jnp.copy, learning) if ema else None
+    return TrainState(params, opt_state, jax.device_put(jnp.zeros((), jnp.int32), places.step), average)
 
 
-def abstract_state(model: LM, optimizer: optax.GradientTransformation) -> TrainState:
+def abstract_state(
+    model: LM, optimizer: optax.GradientTransformation, frozen: Frozen = Frozen(), *, ema: bool = False
+) -> TrainState:
     """Shapes and dtypes of a state."""
-    params = params_of(model)
-    return TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    flat = tree.flatten(params_of(model))
+    params = tree.nest(
+        {path: jax.ShapeDtypeStruct(leaf.shape, frozen.stored(path)) for path, leaf in flat.items()}
+    )
+    learning = frozen.split(params)[0]
+    opt_state = jax.eval_shape(optimizer.init, learning)
+    return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32), learning if ema else None)
 
 
 def param_shardings(model: LM, mesh: Mesh) -> Params:
@@ -99,7 +153,14 @@ def param_shardings(model: LM, mesh: Mesh) -> Params:
     return tree.nest(shardings(model, mesh))
 
 
-def state_shardings(model: LM, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def state_shardings(
+    model: LM,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    frozen: Frozen = Frozen(),
+    *,
+    ema: bool = False,
+) -> TrainState:
     """Where each array of a state lives: a moment beside its weight, counters everywhere.
 
     Shapes alone cannot say it (two weights may share one); the path of a moment ends with that of its weight.
@@ -113,7 +174,7 @@ def state_shardings(model: LM, optimizer: optax.GradientTransformation, mesh: Me
             name = name.partition(".")[2]
         return places.get(name, everywhere)
 
-    return jax.tree_util.tree_map_with_path(place, abstract_state(model, optimizer))
+    return jax.tree_util.tree_map_with_path(place, abstract_state(model, optimizer, frozen, ema=ema))
 
 
 def dotted(path: tuple[Any, ...]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -11,11 +11,21 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kame_jax.config import DropoutConfig, LossConfig
-from kame_jax.model import LM
+from kame_jax.interop import tree
+from kame_jax.model import LM, Execution
 from kame_jax.sharding import BATCH
 from kame_jax.train.dropout import drop_inputs
 from kame_jax.train.loss import Batch, Parts, add_parts, label_counts, loss_parts, total_loss
-from kame_jax.train.state import Params, TrainState, bind, param_shardings, state_shardings
+from kame_jax.train.optimizer import group_of
+from kame_jax.train.state import (
+    Frozen,
+    Params,
+    TrainState,
+    bind,
+    joined,
+    param_shardings,
+    state_shardings,
+)
 
 ARRAYS = ("inputs", "labels", "oracle")
 """What of a batch goes to the devices."""
@@ -28,9 +38,18 @@ class StepMetrics(NamedTuple):
     """Sums over the whole batch."""
     grad_norm: jax.Array
     """float32: global norm before clipping."""
+    group_norms: dict[str, jax.Array]
+    """The same of each group that learns."""
 
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+class Step(Protocol):
+    """A jitted step; its first argument is donated."""
+
+    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, StepMetrics]:
+        """The next state, and what the step leaves to be logged."""
+
+    def lower(self, state: TrainState, batch: Batch, /) -> Any:
+        """The program for arguments of these shapes and shardings."""
 
 
 def make_train_step(
@@ -41,13 +60,17 @@ def make_train_step(
     *,
     micro_batches: int = 1,
     use_oracle: bool = True,
-    remat: bool = False,
+    execution: Execution = Execution(),
+    chunks: int = 1,
+    frozen: Frozen = Frozen(),
+    ema: float | None = None,
     dropout: DropoutConfig = DropoutConfig(),
     seed: int = 0,
 ) -> Step:
     """The jitted step; its first argument is donated.
 
-    Means are taken over the tokens of the whole batch, however it is cut into micro-batches and over devices.
+    Means are taken over the tokens of the whole batch, however it is cut into micro-batches and over devices; with
+    `weights.normalise` of "micro_batch", over those of each micro-batch, and then over micro-batches.
 
     Args:
         model: abstract (see `state.abstract_model`).
@@ -56,40 +79,56 @@ def make_train_step(
         mesh: state and batch are sharded on it, as `state_shardings` and `put_batch` do.
         micro_batches: parts that are worked on one after the other; must divide the batch.
         use_oracle: False leaves the oracle embedding out.
-        remat: recompute each layer in the backward pass.
+        execution: how the forward runs.
+        chunks: of the logits; see `loss_parts`.
+        frozen: the weights that do not learn.
+        ema: decay of the moving average of the weights; None keeps none.
         dropout: of the temporal transformer's inputs; drawn from (seed, step), the same on every mesh.
         seed: of the dropout.
     """
-    places = state_shardings(model, optimizer, mesh)
-
-    def loss(params: Params, batch: Batch, counts: Mapping[str, jax.Array]) -> tuple[jax.Array, Parts]:
-        parts = loss_parts(bind(model, params), batch, use_oracle=use_oracle, remat=remat)
-        return total_loss(parts, weights, dict(counts)), parts
+    places = state_shardings(model, optimizer, mesh, frozen, ema=ema is not None)
 
     def gradients(params: Params, batch: Batch) -> tuple[Params, Parts]:
         counts = label_counts(batch["labels"], model.config)
+        learning, rest = frozen.split(params)
+
+        def loss(learning: Params, batch: Batch) -> tuple[jax.Array, Parts]:
+            # Also of the gradients: each device sums up its own part of them alone.
+            learning = jax.lax.with_sharding_constraint(learning, frozen.split(places.params)[0])
+            whole = bind(model, joined(learning, rest))
+            parts = loss_parts(whole, batch, use_oracle=use_oracle, execution=execution, chunks=chunks)
+            if weights.normalise == "micro_batch":
+                return total_loss(parts, weights) / micro_batches, parts
+            return total_loss(parts, weights, counts), parts
+
         grad = jax.grad(loss, has_aux=True)
         if micro_batches == 1:
-            return grad(params, batch, counts)
+            return grad(learning, batch)
 
         def body(total: Any, part: Batch) -> tuple[Any, None]:
-            grads, parts = grad(params, part, counts)
+            grads, parts = grad(learning, part)
             return (jax.tree.map(jax.numpy.add, total[0], grads), add_parts(total[1], parts)), None
 
         cut = _cut(batch, micro_batches, mesh)
-        shapes = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], cut), counts)
+        shapes = jax.eval_shape(grad, learning, jax.tree.map(lambda x: x[0], cut))
         zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), shapes)
-        zeros = (jax.lax.with_sharding_constraint(zeros[0], places.params), zeros[1])
+        zeros = (jax.lax.with_sharding_constraint(zeros[0], frozen.split(places.params)[0]), zeros[1])
         return jax.lax.scan(body, zeros, cut)[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         if dropout != DropoutConfig():
             key = jax.random.fold_in(jax.random.key(seed), state.step)
             batch = batch | {"heard": drop_inputs(batch["inputs"], key, dropout, model.config)}
-        grads, parts = gradients(state.params, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.step + 1), StepMetrics(parts, optax.global_norm(grads))
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            grads, parts = gradients(state.params, batch)
+        learning, rest = frozen.split(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, learning)
+        learning = optax.apply_updates(learning, updates)
+        average = state.ema
+        if ema is not None:
+            average = jax.tree.map(lambda old, new: old + (1 - ema) * (new - old), average, learning)
+        metrics = StepMetrics(parts, optax.global_norm(grads), group_norms(grads))
+        return TrainState(joined(learning, rest), opt_state, state.step + 1, average), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
@@ -98,6 +137,14 @@ def make_train_step(
         in_shardings=(places, NamedSharding(mesh, BATCH)),
         out_shardings=(places, everywhere),
     )
+
+
+def group_norms(grads: Params) -> dict[str, jax.Array]:
+    """The norm of each group's gradients, float32."""
+    groups: dict[str, list[jax.Array]] = {}
+    for path, grad in tree.flatten(grads).items():
+        groups.setdefault(group_of(path), []).append(grad)
+    return {name: optax.global_norm(part) for name, part in groups.items()}
 
 
 def _cut(batch: Batch, count: int, mesh: Mesh) -> Batch:
@@ -111,11 +158,14 @@ def _cut(batch: Batch, count: int, mesh: Mesh) -> Batch:
     }
 
 
-def make_eval_step(model: LM, mesh: Mesh, *, use_oracle: bool = True) -> Callable[[Params, Batch], Parts]:
+def make_eval_step(
+    model: LM, mesh: Mesh, *, use_oracle: bool = True, chunks: int = 1
+) -> Callable[[Params, Batch], Parts]:
     """The jitted forward: the loss parts of a batch, summed over its tokens. Arguments as in `make_train_step`."""
 
     def step(params: Params, batch: Batch) -> Parts:
-        return loss_parts(bind(model, params), batch, use_oracle=use_oracle)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return loss_parts(bind(model, params), batch, use_oracle=use_oracle, chunks=chunks)
 
     return jax.jit(
         step,

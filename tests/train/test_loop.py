@@ -17,7 +17,8 @@ from kame_jax.train.loop import run
 from kame_jax.train.metrics import Silent, read_metrics
 from tests.train.small import run_config, with_settings, write_records
 
-TIMES = ("seconds", "frames_per_second")
+GROUPS = ("temporal", "depth", "embeddings", "oracle")
+TIMES = ("seconds", "frames_per_second", "audio_seconds_per_second", "memory_gib")
 
 
 class SignalAt(Silent):
@@ -90,9 +91,7 @@ def test_a_line_of_metrics_holds_every_part_and_no_invalid_json(straight):
     assert set(line) == names | totals | {
         "step",
         "grad_norm",
-        "learning_rate/temporal",
-        "learning_rate/depth",
-    }
+    } | {f"{kind}/{group}" for kind in ("grad_norm", "learning_rate") for group in GROUPS}
 
 
 def test_the_loss_falls_and_the_rates_are_those_of_the_groups(straight):

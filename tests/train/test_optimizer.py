@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kame_jax.config import OptimizerConfig
-from kame_jax.train.optimizer import group_of, learning_rates, make_optimizer
+from kame_jax.config import GroupConfig, OptimizerConfig
+from kame_jax.train.optimizer import frozen_groups, group_of, learning_rates, make_optimizer
 
 CONFIG = OptimizerConfig(learning_rate=1.0, depth_learning_rate=2.0, clip_norm=None)
 
@@ -49,9 +49,48 @@ def params():
     return {"text_emb": {"weight": jnp.ones(3)}, "depth": {"text_emb": {"weight": jnp.full(2, 4.0)}}}
 
 
-def test_the_depth_transformer_and_its_embeddings_are_one_group():
-    assert [group_of(path) for path in ("text_emb.weight", "temporal.layers.norm1.scale")] == ["temporal"] * 2
-    assert [group_of(path) for path in ("depth.text_emb.weight", "depth.heads.weight")] == ["depth"] * 2
+@pytest.mark.parametrize(
+    ("group", "paths"),
+    [
+        ("temporal", ("temporal.layers.norm1.scale", "text_head.weight", "out_norm.scale")),
+        ("depth", ("depth.text_emb.weight", "depth.heads.weight", "depth.layers.attn_in.weight")),
+        ("embeddings", ("text_emb.weight", "audio_emb.weight")),
+        ("oracle", ("oracle_emb.weight",)),
+        ("adapters", ("temporal.layers.mlp_in.lora_a", "depth.heads.lora_b", "text_head.lora_a")),
+    ],
+)
+def test_a_weight_is_in_one_group(group, paths):
+    assert {group_of(path) for path in paths} == {group}
+
+
+def test_a_group_has_its_own_rate_and_decay_or_none_at_all():
+    config = dataclasses.replace(
+        CONFIG,
+        weight_decay=0.5,
+        embeddings=GroupConfig(learning_rate=3.0, weight_decay=0.0),
+        oracle=GroupConfig(freeze=True),
+    )
+    rates = {group: float(rate(0)) for group, rate in learning_rates(config, 2).items()}
+    assert rates == {"temporal": 1, "depth": 2, "embeddings": 3, "adapters": 1}
+    assert frozen_groups(config) == {"oracle"}
+    optimizer = make_optimizer(config, steps=2)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params()), optimizer.init(params()), params())
+    assert not updates["text_emb"]["weight"].any()
+    assert updates["depth"]["text_emb"]["weight"].all()
+
+
+def test_moments_in_bfloat16_are_rounded_between_updates_and_no_more():
+    grads = jax.tree.map(lambda x: x * 0.37, params())
+    config = dataclasses.replace(CONFIG, moments="bfloat16")
+    rounded, exact = make_optimizer(config, steps=3), make_optimizer(CONFIG, steps=3)
+    states = rounded.init(params()), exact.init(params())
+    first = [o.update(grads, s, params()) for o, s in zip((rounded, exact), states, strict=True)]
+    np.testing.assert_array_equal(first[0][0]["text_emb"]["weight"], first[1][0]["text_emb"]["weight"])
+    second = [o.update(grads, s[1], params())[0] for o, s in zip((rounded, exact), first, strict=True)]
+    # Two moments of 8 bits: one part in 256 each, and the second under a root.
+    np.testing.assert_allclose(second[0]["text_emb"]["weight"], second[1]["text_emb"]["weight"], rtol=6e-3)
+    kinds = {x.dtype for x in jax.tree.leaves(first[0][1]) if x.ndim}
+    assert kinds == {jnp.dtype("bfloat16")}
 
 
 def test_every_weight_decays_by_its_groups_rate():

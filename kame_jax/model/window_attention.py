@@ -1,0 +1,86 @@
+"""Causal windowed attention over whole sequences: plain XLA, cuDNN's kernel on GPU, the splash kernel on TPU.
+
+All three compute the same; tests hold the kernels against the plain one with a window shorter than the sequence.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+
+from kame_jax.model.attention import attend, window_mask
+from kame_jax.sharding import activation_spec
+
+BLOCK = 128
+"""Steps to which the splash kernel's sequence is filled up; its blocks are multiples of it."""
+LARGEST_BLOCK = 512
+
+
+def attend_window(
+    q: jax.Array, k: jax.Array, v: jax.Array, context: int | None, kind: str, *, interpret: bool = False
+) -> jax.Array:
+    """Attention of every step to the last `context` ones, itself included.
+
+    Args:
+        q, k, v: `[batch, steps, heads, head_dim]`, rotated.
+        context: window in steps; None sees everything before.
+        kind: "xla", "cudnn" (16-bit types on an NVIDIA GPU) or "splash" (TPU).
+        interpret: run the splash kernel in Pallas's interpreter, on any device.
+
+    Returns:
+        `[batch, steps, heads, head_dim]` in the dtype of `q`.
+    """
+    if kind == "splash":
+        return _splash(q, k, v, context, interpret)
+    if kind == "cudnn":
+        # The window is inclusive on its left; with is_causal off cuDNN would see the future.
+        window = None if context is None or context >= q.shape[1] else (context - 1, 0)
+        return jax.nn.dot_product_attention(
+            q, k, v, is_causal=True, local_window_size=window, implementation="cudnn"
+        )
+    positions = jnp.arange(q.shape[1])[None]
+    mask = window_mask(positions, positions, context)
+    return attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
+
+
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, context: int | None, interpret: bool) -> jax.Array:
+    steps, scale = q.shape[1], 1.0 / math.sqrt(q.shape[-1])
+    padded = -(-steps // BLOCK) * BLOCK
+    block = max(size for size in range(BLOCK, LARGEST_BLOCK + 1, BLOCK) if padded % size == 0)
+    # The filling comes after every real step, so that no real step sees it.
+    q, k, v = (jnp.pad(x, ((0, 0), (0, padded - steps), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q, k, v))
+
+    def local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        shape = (padded, padded)
+        window = splash_mask.CausalMask(shape)
+        if context is not None and context < padded:
+            window = splash_mask.LocalMask(shape, (context - 1, 0), 0)
+        kernel = splash.make_splash_mha(
+            splash_mask.MultiHeadMask([window] * q.shape[1]),
+            block_sizes=splash.BlockSizes(
+                block_q=block,
+                block_kv=block,
+                block_kv_compute=block,
+                block_q_dkv=block,
+                block_kv_dkv=block,
+                block_kv_dkv_compute=block,
+                block_q_dq=block,
+                block_kv_dq=block,
+            ),
+            head_shards=1,
+            q_seq_shards=1,
+            residual_checkpoint_name="attended",
+            interpret=interpret,
+        )
+        return jax.vmap(kernel)(q * jnp.asarray(scale, q.dtype), k, v)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        # XLA cannot cut a kernel: each device runs it on its own rows and heads.
+        spec = activation_spec(("batch", "heads", None, None), q.shape, mesh)
+        local = jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
+    return local(q, k, v).swapaxes(1, 2)[:, :steps]

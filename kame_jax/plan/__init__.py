@@ -1,0 +1,5 @@
+"""Plans: the real train step, or the frame step, compiled for hardware that is not there."""
+
+from kame_jax.plan.report import Plan, make_decode_plan, make_plan, remedies
+
+__all__ = ["Plan", "make_decode_plan", "make_plan", "remedies"]

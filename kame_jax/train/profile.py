@@ -1,0 +1,42 @@
+"""The profiler switch: a trace of some steps of a run, for XProf (TensorBoard's profile tab) or Perfetto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import jax
+
+
+class Profile:
+    """Records the steps from `steps[0]` to `steps[1]` into a folder; None records nothing. A context manager.
+
+    The steps before are those that compile: a trace that says something begins at the third or later.
+    """
+
+    def __init__(self, folder: Path, steps: tuple[int, int] | None):
+        self.folder, self.steps = folder, steps
+        self._running = False
+
+    def step(self, number: int) -> None:
+        """Step `number` is about to be started."""
+        if self.steps is None:
+            return
+        if self._running and number > self.steps[1]:
+            self._stop()
+        elif not self._running and self.steps[0] <= number <= self.steps[1]:
+            jax.profiler.start_trace(self.folder)
+            self._running = True
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._running = False
+
+    def __enter__(self) -> Profile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running:
+            self._stop()

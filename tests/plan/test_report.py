@@ -1,0 +1,156 @@
+"""Plans: closed-form ones at once, compiled ones with the real compiler of TPUs (slow)."""
+
+import json
+import math
+
+import pytest
+
+from kame_jax.cli.main import main
+from kame_jax.config import load_run
+from kame_jax.errors import InputError
+from kame_jax.plan import make_plan, remedies
+from kame_jax.plan.estimate import abstract_mesh, estimate_memory
+from kame_jax.plan.report import row_length
+from kame_jax.plan.target import has_compiler, parse_target
+from tests.train.small import run_config, with_settings
+
+GIB = 1 << 30
+
+
+def planned(capsys, *arguments):
+    assert main(["plan", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_state_is_counted_to_the_byte():
+    config = run_config("run", "data", batch_size=8)
+    memory = estimate_memory(config, abstract_mesh(config, 1), 24)
+    # float32 weights and two moments of each; counters of four groups, two each, and the step.
+    weights = 4 * 3 * 5_000
+    assert memory.arguments > weights
+    halves = estimate_memory(
+        with_settings(config, optimizer__moments="bfloat16"), abstract_mesh(config, 1), 24
+    )
+    assert (memory.arguments - halves.arguments) * 3 == pytest.approx(memory.arguments, abs=400)
+
+
+def test_a_plan_for_gpus_says_that_it_is_an_estimate(capsys):
+    found = planned(capsys, "kame_7b_8xh100", "--topology", "8xH100")
+    assert (found["method"], found["fits"], found["compile_seconds"]) == ("estimated", True, None)
+    assert found["peak_bytes"] == found["argument_bytes"] + found["temporary_bytes"] <= found["limit_bytes"]
+    # 12 bytes a parameter, an eighth of them; embeddings and norms have no part in what does not divide.
+    assert found["argument_bytes"] == pytest.approx(7_818_805_248 * 12 / 8, rel=0.01)
+    assert 0.3 < found["predicted_mfu"] < 1
+
+
+def test_what_does_not_fit_is_made_to_fit(capsys):
+    found = planned(
+        capsys,
+        "kame_7b",
+        "--topology",
+        "8xH100",
+        "--frames",
+        "4096",
+        "train.batch_size=128",
+        "train.dtype=bfloat16",
+    )
+    assert not found["fits"]
+    assert found["remedies"]
+    again = planned(
+        capsys, "kame_7b", "--topology", "8xH100", "--frames", "4096", "train.batch_size=128",
+        "train.dtype=bfloat16", *found["remedies"],
+    )  # fmt: skip
+    assert again["fits"]
+
+
+def test_nothing_makes_a_7b_fit_one_gpu_in_full():
+    config = with_settings(load_run("kame_7b"), train__batch_size=1)
+    assert remedies(config, parse_target("1xA100"), 512, lambda text: None) is None
+
+
+def test_a_row_is_as_long_as_train_makes_it():
+    config = with_settings(load_run("kame_7b"), data__max_frames=1021)
+    assert row_length(config) == 1024
+    assert row_length(config, 100) == 104
+    with pytest.raises(InputError, match="data.max_frames: null"):
+        row_length(load_run("kame_7b"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology", "8xH100"], "data.max_frames: null"),
+        (["--topology", "8xH100", "--frames", "0"], "--frames 0: expected at least 1"),
+        (["--topology", "8xH100", "--frames", "64", "train.batch_size=9"], "train.batch_size: 9 rows"),
+        (["--topology", "8xH100", "--frames", "64", "mesh.fsdp=3"], "mesh: "),
+        (["--topology", "8xH100", "--frames", "64", "--slices", "2", "mesh.replica=1"], "only whole copies"),
+        (["--topology", "8xH100", "--decode"], "only TPUs have their compiler here"),
+        (["--topology", "v5x:8x8", "--frames", "64"], "expected a TPU topology"),
+    ],
+)
+def test_a_plan_that_cannot_be_says_why(arguments, message, capsys):
+    assert main(["plan", "kame_7b", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_people_get_a_page(capsys):
+    assert main(["plan", "kame_7b_8xh100", "--topology", "8xH100"]) == 0
+    page = capsys.readouterr().out
+    assert "8xH100: 8 H100, mesh replica 1 x fsdp 8 x tensor 1, estimated" in page
+    assert "fits: yes" in page
+
+
+tpu = pytest.mark.skipif(not has_compiler(), reason="pip install 'kame_jax[plan]' brings the TPU compiler")
+
+
+@tpu
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "topology"),
+    [
+        ("kame_7b_v5e_64", "v5e:8x8"),
+        ("kame_7b_v5e_64_lora", "v5e:8x8"),
+        ("kame_7b_v5e_256", "v5e:16x16"),
+        ("kame_7b_v5e_256_lora", "v5e:16x16"),
+        ("kame_7b_v5p_32", "v5p:2x2x4"),
+        ("kame_7b_v5p_32_lora", "v5p:2x2x4"),
+        ("kame_7b_v6e_64", "v6e:8x8"),
+        ("kame_7b_v6e_64_lora", "v6e:8x8"),
+    ],
+)
+def test_a_preset_fits_its_pod_and_gathers_no_stack_of_weights(preset, topology):
+    config = load_run(preset)
+    plan = make_plan(config, parse_target(topology), row_length(config))
+    assert plan.fits
+    assert plan.memory.peak < plan.limit
+    for one in plan.compiled.collectives:
+        sizes = [int(size) for size in one.shape.partition("[")[2].rstrip("]").split(",") if size]
+        if one.kind != "all-gather" or not one.shape.startswith(("bf16", "f32")):
+            continue
+        # A layer's weights at a time; the largest of those outside the layers is the text head.
+        assert sizes[0] < 16 or math.prod(sizes) <= 32_000 * 4096, one
+        assert 32_001 not in sizes, f"an embedding table is gathered: {one}"
+        assert 2049 not in sizes, f"an embedding table is gathered: {one}"
+
+
+@tpu
+@pytest.mark.slow
+def test_the_estimate_is_near_what_the_compiler_says():
+    config = load_run("kame_7b_v5e_64")
+    plan = make_plan(config, parse_target("v5e:8x8"), row_length(config))
+    guess = estimate_memory(config, abstract_mesh(config, 64), row_length(config))
+    assert guess.arguments == pytest.approx(plan.memory.arguments, rel=0.02)
+    assert 0.5 < guess.temporaries / plan.memory.temporaries < 2
+
+
+@tpu
+@pytest.mark.slow
+def test_a_small_step_compiles_for_a_tpu_and_a_large_one_is_refused():
+    config = run_config("run", "data", batch_size=8, dtype="bfloat16")
+    plan = make_plan(config, parse_target("v5e:2x4"), 24)
+    assert plan.fits
+    assert {c.kind for c in plan.compiled.collectives} & {"all-gather", "reduce-scatter", "all-reduce"}
+    large = with_settings(load_run("kame_7b"), train__batch_size=8, train__dtype="bfloat16")
+    refused = make_plan(large, parse_target("v5e:2x4"), 64)
+    assert not refused.fits
+    assert refused.memory.peak > refused.limit
