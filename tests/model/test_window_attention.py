@@ -1,0 +1,56 @@
+"""Attention kernels against the plain one, with windows shorter than the sequence. cuDNN's needs a GPU to run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kame_jax.model.window_attention import attend_window
+
+HEADS, WIDTH = 2, 128
+
+
+def inputs(steps, batch=2):
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [jax.random.normal(key, (batch, steps, HEADS, WIDTH)) for key in keys]
+
+
+def with_gradients(kind, context, q, k, v, **options):
+    def total(q, k, v):
+        out = attend_window(q, k, v, context, kind, **options)
+        return jnp.sum(jnp.sin(out)), out
+
+    grads, out = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+    return [out, *grads]
+
+
+@pytest.mark.parametrize(("steps", "context"), [(200, 50), (130, None)])
+def test_splash_equals_the_plain_kernel_and_so_do_its_gradients(steps, context):
+    arrays = inputs(steps, batch=1)
+    expected = with_gradients("xla", context, *arrays)
+    found = with_gradients("splash", context, *arrays, interpret=True)
+    for a, b in zip(found, expected, strict=True):
+        # float32 sums in blocks; the interpreter multiplies in float32 as well.
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+
+
+def test_the_window_counts_the_step_itself_and_nothing_after_it():
+    q, k, v = inputs(12, batch=1)
+    out = attend_window(q, k, v, 3, "xla")
+    changed = v.at[:, 6].add(1.0)
+    moved = np.abs(attend_window(q, k, changed, 3, "xla") - out).max(axis=(0, 2, 3)) > 0
+    assert np.flatnonzero(moved).tolist() == [6, 7, 8]
+
+
+def test_cudnn_is_asked_for_a_causal_window(monkeypatch):
+    asked = {}
+
+    def kernel(q, k, v, **options):
+        asked.update(options)
+        return q
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    attend_window(*inputs(12), 5, "cudnn")
+    assert asked == {"is_causal": True, "local_window_size": (4, 0), "implementation": "cudnn"}
+    attend_window(*inputs(12), 3000, "cudnn")
+    assert asked["local_window_size"] is None

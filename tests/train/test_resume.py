@@ -1,0 +1,175 @@
+"""Work is not lost: damaged checkpoints, the best ones, time, a moving average, silence; and nothing runs twice."""
+
+import shutil
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from kame_jax.errors import InputError
+from kame_jax.interop import load_checkpoint, tree
+from kame_jax.sharding import make_mesh
+from kame_jax.train import loop
+from kame_jax.train.checksum import checksum
+from kame_jax.train.loop import run
+from kame_jax.train.metrics import Silent, read_metrics
+from tests.train.small import run_config, with_settings, write_records
+
+
+class Notes(Silent):
+    """Remembers what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    write_records(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """Four steps with a moving average, evaluated at each, the best kept."""
+    folder = tmp_path_factory.mktemp("run")
+    config = run_config(
+        folder, data, steps=4, checkpoint_every=1, eval_every=1, keep_checkpoints=2, keep_best=1, ema=0.5
+    )
+    config = with_settings(config, data__eval_path=str(data))
+    return config, folder, run(config, progress=Silent())
+
+
+def weights(folder):
+    return {path: np.asarray(leaf) for path, leaf in tree.leaves(load_checkpoint(folder)[1]).items()}
+
+
+def damaged(how, step):
+    files = sorted(path for path in (step / "params").rglob("*") if path.is_file())
+    largest = max(files, key=lambda path: path.stat().st_size)
+    if how == "missing":
+        shutil.rmtree(step / "opt")
+    elif how == "cut off":
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    else:
+        content = bytearray(largest.read_bytes())
+        content[len(content) // 2] ^= 1
+        largest.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["missing", "cut off", "one bit"])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(finished, tmp_path, how):
+    config, folder, _ = finished
+    again = tmp_path / "run"
+    shutil.copytree(folder, again)
+    damaged(how, again / "checkpoints" / "4")
+    notes = Notes()
+    result = run(with_settings(config, run_dir=str(again)), progress=notes)
+    assert result["resumed_from"] == 3
+    assert any("checkpoints/4: damaged, so the checkpoint before it is used" in text for text in notes.said)
+    assert (again / "checkpoints" / "4.damaged").is_dir()
+    expected = weights(folder)
+    assert all(value.tobytes() == expected[path].tobytes() for path, value in weights(again).items())
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(finished, tmp_path):
+    config, folder, _ = finished
+    again = tmp_path / "run"
+    shutil.copytree(folder, again)
+    for step in (again / "checkpoints").iterdir():
+        damaged("missing", step)
+    with pytest.raises(InputError, match="every checkpoint is damaged"):
+        run(with_settings(config, run_dir=str(again)), progress=Silent())
+
+
+def test_the_newest_and_the_best_checkpoints_stay(finished):
+    _, folder, _ = finished
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "eval/loss/total" in line]
+    best = min(lines, key=lambda line: line["eval/loss/total"])["step"]
+    kept = {int(path.name) for path in (folder / "checkpoints").iterdir()}
+    assert kept == {3, 4, best}
+
+
+def test_a_moving_average_is_evaluated_and_is_a_checkpoint_at_the_end(finished):
+    _, folder, result = finished
+    assert result["evaluation"]["eval/ema/loss/total"] != result["evaluation"]["eval/loss/total"]
+    averaged, last = weights(folder / "ema"), weights(folder)
+    assert averaged.keys() == last.keys()
+    assert any((averaged[path] != last[path]).any() for path in last)
+
+
+def test_time_alone_makes_a_checkpoint(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_minutes_since", lambda moment, minutes: minutes == 7.0)
+    run(run_config(tmp_path, data, steps=2, checkpoint_every=0, checkpoint_minutes=7.0), progress=Silent())
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+
+
+def test_a_step_is_compiled_once_and_copies_nothing_to_the_host(data, tmp_path, monkeypatch):
+    """The loop itself calls the step under a transfer guard; here the program is looked at afterwards."""
+    made = []
+    original = loop.make_program
+    monkeypatch.setattr(loop, "make_program", lambda *args: made.append(original(*args)) or made[-1])
+    with jax.transfer_guard_device_to_host("disallow"):
+        run(run_config(tmp_path, data, steps=5, log_every=2), progress=Silent())
+    assert made[0].step._cache_size() == 1
+
+
+def test_frozen_groups_stay_and_the_others_learn(data, tmp_path):
+    config = run_config(tmp_path, data, steps=3, frozen_dtype="bfloat16")
+    config = with_settings(
+        config,
+        optimizer__temporal__freeze=True,
+        optimizer__embeddings__freeze=True,
+        optimizer__warmup_steps=0,
+    )
+    run(with_settings(config, train__steps=1), progress=Silent())
+    first = weights(tmp_path)
+    run(config, progress=Silent())
+    last = weights(tmp_path)
+    same = {path for path in last if (first[path] == last[path]).all()}
+    assert {path for path in last if not path.startswith(("depth.", "oracle_emb."))} == same
+    assert last["text_emb.weight"].dtype == "bfloat16"
+    assert last["depth.heads.weight"].dtype == "float32"
+
+
+def test_a_run_in_which_nothing_learns_is_refused(data, tmp_path):
+    groups = {f"optimizer__{name}__freeze": True for name in ("temporal", "depth", "embeddings", "oracle")}
+    with pytest.raises(InputError, match="every group that the model has is frozen"):
+        run(with_settings(run_config(tmp_path / "run", data), **groups), progress=Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checksum_is_of_the_bits_and_of_their_places():
+    x = np.arange(24, dtype=np.float32).reshape(4, 6)
+    assert checksum([x]) == checksum([jax.device_put(x, make_mesh().devices.flat[0])])
+    flipped = x.copy()
+    flipped.view(np.uint32)[2, 3] ^= 1 << 30
+    assert checksum([flipped]) != checksum([x]) != checksum([x[::-1]])
+    assert checksum([x[:, ::-1]]) != checksum([x])
+
+
+def test_silence_ends_the_process_with_the_status_of_a_restart():
+    code = (
+        "import time\n"
+        "from kame_jax.train.watchdog import Watchdog\n"
+        "with Watchdog(0.4 / 60) as dog:\n"
+        "    for _ in range(3):\n        time.sleep(0.25); dog.alive()\n"
+        "    print('alive', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 75
+    assert done.stdout == "alive\n"
+    assert "no step has ended for" in done.stderr
+    assert "time.sleep" in done.stderr or "Thread" in done.stderr
+    assert time.monotonic() - start < 50
