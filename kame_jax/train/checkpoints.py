@@ -199,7 +199,7 @@ class Checkpoints:
         try:
             with _quiet():
                 there = self._checkpointer.checkpointables_metadata(step).metadata
-            names = {item: set(tree.flatten(_plain(there[item]))) for item in ("params", "opt")}
+            names = {item: set(tree.flatten(there[item])) for item in ("params", "opt")}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise Damaged(_short(error)) from error
         for item, found in names.items():
@@ -259,11 +259,6 @@ def _names(opt_state: Any) -> dict[str, Any]:
     return tree.nest(
         {dotted(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(opt_state)[0]}
     )
-
-
-def _plain(nested: Any) -> dict[str, Any]:
-    """An item's metadata as nested dictionaries."""
-    return tree.nest({dotted(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(nested)[0]})
 
 
 def _present(nested: dict[str, Any]) -> dict[str, Any]:
