@@ -22,6 +22,8 @@ from kame_jax.plan.estimate import (
 )
 from kame_jax.plan.hlo import Collective
 from kame_jax.plan.target import Target, tpu_devices
+from kame_jax.sharding import make_mesh
+from kame_jax.train.flops import active_parameters
 from kame_jax.train.program import run_mesh
 
 USABLE = 0.92
@@ -145,12 +147,14 @@ def make_decode_plan(config: RunConfig, target: Target, rows: int) -> Plan:
     """
     if target.topology is None:
         raise InputError(f"--decode --topology {target.name}: only TPUs have their compiler here")
-    mesh = run_mesh(
-        _with(config, {"train": {"batch_size": 1 << 20, "micro_batches": 1}}), tpu_devices(target)
-    )
+    sizes = config.mesh
+    try:
+        mesh = make_mesh(sizes.replica, sizes.fsdp, sizes.tensor, tpu_devices(target))
+    except ValueError as error:
+        raise InputError(f"mesh: {error}") from error
     done = compile_decode(config, mesh, rows)
     limit = done.limit or target.chip.memory
-    times, flops = None, 2.0 * rows * _weights(config)
+    times, flops = None, 2.0 * rows * active_parameters(config.model.architecture)
     if done.fits and done.memory:
         chip, (inside, beyond) = target.chip, _sent(done, target)
         times = Times(
@@ -160,12 +164,6 @@ def make_decode_plan(config: RunConfig, target: Target, rows: int) -> Plan:
             beyond / chip.network,
         )
     return Plan(target, dict(mesh.shape), rows, done.fits, "compiled", done.memory, limit, flops, times, done)
-
-
-def _weights(config: RunConfig) -> int:
-    from kame_jax.train.flops import active_parameters
-
-    return active_parameters(config.model.architecture)
 
 
 def _sent(done: Compiled, target: Target) -> tuple[float, float]:
