@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-ACTIONS = ("oracle", "tokenize", "build", "inspect")
+ACTIONS = ("synthesize", "oracle", "tokenize", "build", "inspect")
 """Each is a module `data_<action>` of this folder with `add_parser(subparsers)`, in the order of the work."""
 
 

@@ -32,6 +32,21 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
+def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of any parquet file as dictionaries, a few in memory at a time.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    pa = _pyarrow()
+    try:
+        with pa.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: cannot be read as parquet: {error}") from None
+
+
 def parquet_names(files: Iterable[str | Path]) -> Iterator[str]:
     """The names of the dialogues of some files, without reading the rest.
 

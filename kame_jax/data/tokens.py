@@ -26,6 +26,7 @@ from sentencepiece import SentencePieceProcessor
 from kame_jax.codec import mimi as codec
 from kame_jax.data.check import MIN_RATE, check_dialogue
 from kame_jax.data.dialogue import AUDIO_SUFFIXES, find_dialogues, read_dialogue, read_stereo
+from kame_jax.data.origin import contamination
 from kame_jax.data.records import CHUNK_SECONDS, about, make_record, save_record, text_rows
 from kame_jax.errors import InputError
 from kame_jax.oracle.rules import Rules
@@ -194,7 +195,8 @@ def tokenize(
     """
     root, out = Path(root), Path(out)
     names, incomplete = find_dialogues(root)
-    _settle(out, settings, settings.description(weights))
+    made_of = contamination(root)
+    _settle(out, settings, settings.description(weights) | ({"contamination": made_of} if made_of else {}))
     tokenizer = load_tokenizer(settings.tokenizer)
     mine = names[shard[0] :: shard[1]]
     report = Report()
@@ -241,7 +243,8 @@ def _settle(out: Path, settings: Settings, description: dict[str, Any]) -> None:
         _write(file, json.dumps(description, indent=1).encode())
         return
     old = read_settings(out)
-    names = [name for name in description if name != "codec" and old.get(name) != description[name]]
+    told = ("codec", "contamination")  # said of the records, not how they are made
+    names = [name for name in description if name not in told and old.get(name) != description[name]]
     if names:
         raise InputError(
             f"{out}: its records were made with other settings; give a new folder, or remove it first",

@@ -1,0 +1,173 @@
+"""`kame-jax data synthesize`: a question set to spoken two-speaker dialogues, for the other actions to read.
+
+GSM8K, MMLU-Pro, HSSBench, MT-Bench and plain JSON lines (`question`, `answer`), local or `hf://datasets/...`. What
+cannot be spoken is left out and counted by reason; `manifest.json` says which source items went in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kame_jax.cli.common import add_common, log
+from kame_jax.cli.data_common import add_max_bad, finish, read_shard
+from kame_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from kame_jax.config import LLMConfig
+    from kame_jax.data.speech import Engine
+    from kame_jax.data.synthesize import Recipe, Report
+
+ESPEAK_VOICES = ("en+m3", "en-us+f3,en-us+m5,en+f2,en-us+f1")
+ENDPOINT_VOICES = ("alloy", "nova,echo,shimmer,onyx")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `synthesize`."""
+    parser = subparsers.add_parser(
+        "synthesize", help="a question set to spoken dialogues", description=__doc__
+    )
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="SOURCE",
+        help=".jsonl, .json or .parquet; or hf://datasets/owner/name/path[@revision]",
+    )
+    add("out", metavar="DIALOGUES", help="folder of dialogues: audio/, text/, manifest.json")
+    add(
+        "--format",
+        choices=("gsm8k", "mmlu-pro", "hssbench", "mt-bench", "plain"),
+        help="of SOURCE (default: recognised)",
+    )
+    add("--llm", metavar="FILE", help="YAML of an endpoint that words the dialogues (default: templates)")
+    add("--cache", metavar="DIR", help="where its answers are kept (default: DIALOGUES/llm_cache)")
+    add(
+        "--tts",
+        choices=("espeak", "openai"),
+        default="espeak",
+        help="who speaks (default: %(default)s, offline)",
+    )
+    add("--tts-url", metavar="URL", help="of a server with /v1/audio/speech, up to and including /v1")
+    add("--tts-model", default="tts-1", help="as that server knows it (default: %(default)s)")
+    add("--voices-a", metavar="V,V", help="voices of A, the model; one is drawn for each dialogue")
+    add("--voices-b", metavar="V,V", help="voices of B, the user")
+    add(
+        "--lead",
+        default="0.3:2.0",
+        metavar="S:S",
+        help="silence before the first word (default: %(default)s s)",
+    )
+    add("--reply", default="0.2:0.8", metavar="S:S", help="between two turns (default: %(default)s s)")
+    add(
+        "--hesitates", type=float, default=0.1, help="probability of a long pause between B's sentences (0.1)"
+    )
+    add("--max-words", type=int, default=80, help="of a question (default: 80)")
+    add("--max-options", type=int, default=5, help="of a multiple choice (default: 5)")
+    add("--limit", type=int, metavar="N", help="take only the first N items")
+    add("--seed", type=int, default=0, help="of wording, voices and pauses (default: 0)")
+    add("--shard", metavar="I/N", help="take every N-th item, so that N processes share the work")
+    add_max_bad(parser)
+    add_common(parser)
+    parser.set_defaults(func=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Make dialogues."""
+    from kame_jax.config import LLMConfig
+    from kame_jax.config.load import load_settings
+    from kame_jax.data.rewrite import Limits
+    from kame_jax.data.synthesize import Recipe, Timing
+
+    for name in ("max_words", "max_options", "limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    if not 0 <= args.hesitates <= 1:
+        raise InputError(f"--hesitates {args.hesitates}: expected 0 to 1")
+    defaults = ESPEAK_VOICES if args.tts == "espeak" else ENDPOINT_VOICES
+    voices = [
+        tuple(name.strip() for name in (given or default).split(",") if name.strip())
+        for given, default in zip((args.voices_a, args.voices_b), defaults)
+    ]
+    if not all(voices):
+        raise InputError("--voices-a, --voices-b: expected at least one voice each")
+    recipe = Recipe(
+        (voices[0], voices[1]),
+        args.seed,
+        Limits(question=args.max_words, options=args.max_options),
+        Timing(
+            lead=_seconds("lead", args.lead), reply=_seconds("reply", args.reply), hesitates=args.hesitates
+        ),
+    )
+    engine = _engine(args, [*voices[0], *voices[1]])
+    config = load_settings(LLMConfig, args.llm) if args.llm else None
+    report = asyncio.run(_make(args, engine, recipe, config))
+    result = {
+        "dialogues": args.out,
+        "made": report.made,
+        "kept": report.kept,
+        "hours": report.seconds / 3600,
+        "refused": dict(report.refused),
+        "stopped": report.stopped,
+    }
+    text = (
+        f"{args.out}: {report.made} dialogues made, {report.kept} there already, {report.seconds / 3600:.2f} h\n"
+        f"cannot be spoken: {', '.join(f'{k} {n:,}' for k, n in report.refused.items()) or 'none'}"
+    )
+    problems = report.problems
+    if report.stopped:
+        problems = [*problems, f"stopped: {report.stopped}; run again to go on, nothing is asked twice"]
+        log(problems[-1])
+    finish(args, result, problems, text)
+
+
+def _seconds(name: str, text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        raise InputError(f"--{name} {text}: expected seconds, FROM:TO") from None
+
+
+def _engine(args: argparse.Namespace, voices: list[str]) -> Engine:
+    from kame_jax.data.speech import Espeak, SpeechEndpoint
+
+    if args.tts == "espeak":
+        espeak = Espeak()
+        espeak.require(voices)
+        return espeak
+    if not args.tts_url:
+        raise InputError("--tts openai needs --tts-url, as http://localhost:8880/v1")
+    return SpeechEndpoint(args.tts_url, args.tts_model)
+
+
+async def _make(args: argparse.Namespace, engine: Engine, recipe: Recipe, config: LLMConfig | None) -> Report:
+    from kame_jax.data.answers import Answers
+    from kame_jax.data.synthesize import synthesize
+    from kame_jax.train.progress import Terminal
+
+    shard = read_shard(args.shard) if args.shard else (0, 1)
+    with Terminal() as terminal:
+
+        async def make(answers: Answers | None) -> Report:
+            return await synthesize(
+                args.source,
+                args.out,
+                engine,
+                recipe,
+                form=args.format,
+                answers=answers,
+                limit=args.limit,
+                shard=shard,
+                progress=lambda done, total, text: terminal.count("synthesising", done, total, text),
+                say=log,
+            )
+
+        if config is None:
+            return await make(None)
+        async with Answers(
+            config, args.cache or Path(args.out) / "llm_cache", f"{shard[0]}-of-{shard[1]}"
+        ) as answers:
+            return await make(answers)

@@ -1,0 +1,231 @@
+"""Text to speech with word times, behind one interface: espeak-ng offline, or any OpenAI-compatible speech endpoint.
+
+An engine gives mono sound and, where it knows them, the times of the words; where it does not, `word_times` guesses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import itertools
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import soundfile
+import soxr
+
+from kame_jax.errors import InputError
+
+RATE = 24_000
+SILENCE = 0.005
+"""Of full scale: what is quieter at the ends is no speech."""
+
+
+class SpeechError(RuntimeError):
+    """A sentence that was not spoken; one line."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """One turn, spoken."""
+
+    audio: np.ndarray
+    """float32 `[samples]` at `RATE`."""
+    words: tuple[tuple[str, float, float], ...]
+    """Each word as it is written, with its start and end in seconds."""
+
+
+class Engine(Protocol):
+    """Anything that speaks."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+
+    def speak(self, text: str, voice: str) -> Speech:
+        """Speaks a text; raises SpeechError when it cannot."""
+
+
+class _EventId(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventId),
+    )
+
+
+class Espeak:
+    """espeak-ng through its shared library, with the times of its own word events. One to a process.
+
+    Args:
+        words_per_minute: how fast.
+        library: name of the shared library.
+
+    Raises:
+        InputError: espeak-ng is not installed.
+    """
+
+    def __init__(self, words_per_minute: int = 175, library: str = "libespeak-ng.so.1") -> None:
+        try:
+            self._library = ctypes.CDLL(library)
+        except OSError:
+            raise InputError(
+                f"{library} is not there: install espeak-ng (Debian, Ubuntu: apt install espeak-ng), or name a speech "
+                "endpoint with --tts openai"
+            ) from None
+        self._rate = self._library.espeak_Initialize(2, 0, None, 0)
+        if self._rate <= 0:
+            raise InputError("espeak-ng does not start: are its voice files (espeak-ng-data) installed?")
+        self._speed = words_per_minute
+        self._audio: list[np.ndarray] = []
+        self._starts: dict[int, int] = {}
+        kind = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+        )
+        self._callback = kind(self._receive)
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        return {"engine": "espeak-ng", "words_per_minute": self._speed}
+
+    def require(self, voices: Sequence[str]) -> None:
+        """Raises InputError when a voice is not there."""
+        for voice in voices:
+            if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+                raise InputError(
+                    f"espeak-ng has no voice {voice!r}: `espeak-ng --voices` lists them, +m1 to +f5 vary them"
+                )
+
+    def _receive(self, samples: Any, count: int, events: Any) -> int:
+        for event in itertools.takewhile(lambda e: e.type != 0, (events[i] for i in itertools.count())):
+            if event.type == 1:
+                self._starts.setdefault(event.text_position - 1, event.sample)
+        if count:
+            self._audio.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    def speak(self, text: str, voice: str) -> Speech:
+        """Speaks a text; `voice` as espeak-ng names it (`en-us+f3`)."""
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise SpeechError(f"espeak-ng has no voice {voice!r}")
+        self._library.espeak_SetParameter(1, self._speed, 0)
+        self._audio, self._starts = [], {}
+        data = text.encode()
+        self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)
+        pcm = (
+            np.concatenate(self._audio).astype(np.float32) / 32768 if self._audio else np.zeros(0, np.float32)
+        )
+        loud = np.flatnonzero(np.abs(pcm) > SILENCE)
+        if not len(loud):
+            raise SpeechError(f"espeak-ng said nothing for {text[:60]!r}")
+        end = int(loud[-1]) + 1
+        places = [(match.start(), match.group()) for match in re.finditer(r"\S+", text)]
+        starts = [min(self._starts[at], end) / self._rate if at in self._starts else None for at, _ in places]
+        audio = soxr.resample(pcm[:end], self._rate, RATE)
+        edges = _filled([len(word) for _, word in places], starts, end / self._rate)
+        words = zip((word for _, word in places), edges, edges[1:])
+        return Speech(audio, tuple((word, start, stop) for word, start, stop in words))
+
+
+def _filled(sizes: Sequence[int], starts: Sequence[float | None], end: float) -> list[float]:
+    """Starts of words and the end, ascending; an unknown start shares the time around it by the words' sizes."""
+    known = [(i, start) for i, start in enumerate(starts) if start is not None]
+    if not known or known[0][0] != 0:
+        known.insert(0, (0, 0.0))
+    known.append((len(sizes), end))
+    edges = [0.0] * (len(sizes) + 1)
+    for (i, start), (j, stop) in itertools.pairwise(known):
+        stop = max(start, stop)
+        total, done = sum(sizes[i:j]) or 1, 0
+        for k in range(i, j):
+            edges[k] = start + (stop - start) * done / total
+            done += sizes[k]
+    edges[-1] = end
+    return list(np.maximum.accumulate(edges))
+
+
+def word_times(text: str, audio: np.ndarray, rate: int = RATE) -> tuple[tuple[str, float, float], ...]:
+    """Word times where an engine gives none: characters share the time between the first sound and the last."""
+    loud = np.flatnonzero(np.abs(audio) > SILENCE)
+    if not len(loud):
+        raise SpeechError(f"nothing is to be heard for {text[:60]!r}")
+    words = text.split()
+    first, last = loud[0] / rate, (loud[-1] + 1) / rate
+    edges = _filled([len(word) + 1 for word in words], [first, *([None] * (len(words) - 1))], last)
+    return tuple(zip(words, edges, edges[1:]))
+
+
+class SpeechEndpoint:
+    """Any server with OpenAI's `/v1/audio/speech`.
+
+    Args:
+        url: up to and including its version (`http://localhost:8880/v1`).
+        model: as the server knows it.
+        key_env: environment variable with the key; may be unset.
+        timeout: seconds for a sentence.
+        retries: further tries after 429, 5xx or a lost connection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str = "tts-1",
+        key_env: str = "OPENAI_API_KEY",
+        timeout: float = 60.0,
+        retries: int = 2,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise InputError(f"--tts-url {url}: expected http://... or https://...")
+        self._url, self._model, self._timeout, self._retries = url.rstrip("/"), model, timeout, retries
+        self._key_env = key_env
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        return {"engine": "openai", "url": self._url, "model": self._model}
+
+    def speak(self, text: str, voice: str) -> Speech:
+        """Speaks a text; `voice` as the server names it."""
+        body = {"model": self._model, "voice": voice, "input": text, "response_format": "wav"}
+        headers = {"content-type": "application/json"}
+        if key := os.environ.get(self._key_env):
+            headers["authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(f"{self._url}/audio/speech", json.dumps(body).encode(), headers)
+        data = self._sent(request)
+        try:
+            audio, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError):
+            raise SpeechError(f"{self._url}: the answer is no sound ({len(data)} bytes)") from None
+        mono = audio.mean(axis=1)
+        mono = mono if rate == RATE else soxr.resample(mono, rate, RATE)
+        return Speech(mono, word_times(text, mono))
+
+    def _sent(self, request: urllib.request.Request) -> bytes:
+        for left in reversed(range(self._retries + 1)):
+            try:
+                with urllib.request.urlopen(request, timeout=self._timeout) as reply:
+                    return bytes(reply.read())
+            except urllib.error.HTTPError as error:
+                if left and (error.code == 429 or error.code >= 500):
+                    continue
+                raise SpeechError(f"{self._url}: status {error.code}") from None
+            except (OSError, ValueError) as error:
+                if left:
+                    continue
+                raise SpeechError(f"{self._url}: {type(error).__name__}: {error}") from None
+        raise AssertionError("the last try returns or raises")
