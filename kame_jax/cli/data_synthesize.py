@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from kame_jax.data.synthesize import Recipe, Report
 
 ESPEAK_VOICES = ("en+m3", "en-us+f3,en-us+m5,en+f2,en-us+f1")
+KYUTAI_VOICES = (
+    "expresso/ex03-ex01_happy_001_channel1_334s.wav",
+    "expresso/ex04-ex02_default_001_channel1_354s.wav,expresso/ex04-ex02_default_001_channel2_354s.wav",
+)
 ENDPOINT_VOICES = ("alloy", "nova,echo,shimmer,onyx")
 
 
@@ -45,11 +49,11 @@ def add_parser(subparsers: Any) -> None:
     add("--cache", metavar="DIR", help="where its answers are kept (default: DIALOGUES/llm_cache)")
     add(
         "--tts",
-        choices=("espeak", "openai"),
+        choices=("espeak", "openai", "kyutai"),
         default="espeak",
-        help="who speaks (default: %(default)s, offline)",
+        help="who speaks: espeak-ng (default, offline), a server with /v1/audio/speech, Kyutai's moshi-server",
     )
-    add("--tts-url", metavar="URL", help="of a server with /v1/audio/speech, up to and including /v1")
+    add("--tts-url", metavar="URL", help="of that server: http://host:port/v1, or ws://host:port for kyutai")
     add("--tts-model", default="tts-1", help="as that server knows it (default: %(default)s)")
     add("--voices-a", metavar="V,V", help="voices of A, the model; one is drawn for each dialogue")
     add("--voices-b", metavar="V,V", help="voices of B, the user")
@@ -86,7 +90,7 @@ def _run(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
     if not 0 <= args.hesitates <= 1:
         raise InputError(f"--hesitates {args.hesitates}: expected 0 to 1")
-    defaults = ESPEAK_VOICES if args.tts == "espeak" else ENDPOINT_VOICES
+    defaults = {"espeak": ESPEAK_VOICES, "openai": ENDPOINT_VOICES, "kyutai": KYUTAI_VOICES}[args.tts]
     voices = [
         tuple(name.strip() for name in (given or default).split(",") if name.strip())
         for given, default in zip((args.voices_a, args.voices_b), defaults)
@@ -139,7 +143,11 @@ def _engine(args: argparse.Namespace, voices: list[str]) -> Engine:
         espeak.require(voices)
         return espeak
     if not args.tts_url:
-        raise InputError("--tts openai needs --tts-url, as http://localhost:8880/v1")
+        raise InputError(f"--tts {args.tts} needs --tts-url, the address of the server")
+    if args.tts == "kyutai":
+        from kame_jax.data.speech_kyutai import KyutaiSpeech
+
+        return KyutaiSpeech(args.tts_url)
     return SpeechEndpoint(args.tts_url, args.tts_model)
 
 

@@ -24,7 +24,7 @@ class StoredSamples(Sequence[Sample]):
 
     Args:
         path: a data set, or `SET:split`.
-        config: of the model.
+        config: of the model; where it has fewer codebooks than the data set, the first ones are read.
         speakers: who is the model, each in turn.
         cut: how dialogues are cut.
 
@@ -55,13 +55,13 @@ class StoredSamples(Sequence[Sample]):
 
     def _check(self, path: str | Path) -> None:
         facts, config, problems = self.store.facts, self._config, []
-        for name, expected, exact in (
+        for name, expected, least in (
             ("codebooks", config.n_q // 2, True),
             ("card", config.card, False),
             ("text_card", config.text_card, False),
         ):
             value = facts.get(name)
-            if value is not None and (value != expected if exact else value > expected):
+            if value is not None and (value < expected if least else value > expected):
                 problems.append(f"{name} {value}, the model has {expected}")
         if problems:
             raise InputError(f"{path}: does not fit the model: {', '.join(problems)}")
@@ -121,7 +121,7 @@ class StoredSamples(Sequence[Sample]):
         part = self.store.read(dialogue, low, high, CARRIED if self._cut.carry_oracle else 0)
         return make_sample(
             f"{part.id}/{speaker}/{piece}",
-            part.tokens,
+            {s: tokens[: 1 + self._config.n_q // 2] for s, tokens in part.tokens.items()},
             part.events,
             self._config,
             self._cut,

@@ -176,8 +176,10 @@ def test_splits_and_fingerprints(path, records):
 
 
 def test_what_does_not_fit_is_said(path, tmp_path):
-    with pytest.raises(InputError, match="does not fit the model: codebooks 2, the model has 1"):
-        StoredSamples(path, dataclasses.replace(MODEL, n_q=2, dep_q=1, delays=(0, 0, 0)))
+    with pytest.raises(InputError, match="does not fit the model: codebooks 2, the model has 3"):
+        StoredSamples(path, dataclasses.replace(MODEL, n_q=6, dep_q=3, delays=(0,) * 7))
+    few = StoredSamples(path, dataclasses.replace(MODEL, n_q=2, dep_q=1, delays=(0, 0, 1)))
+    assert (few[0].columns[1] == StoredSamples(path, MODEL)[0].columns[1, : few[0].columns.shape[1]]).all()
     with pytest.raises(InputError, match="has no piece of data.min_frames"):
         StoredSamples(path, MODEL, cut=Cut(9, 9, context=1))
     with pytest.raises(InputError, match="context 9: expected less than max_frames"):

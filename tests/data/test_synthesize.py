@@ -6,9 +6,11 @@ import io
 import json
 import threading
 
+import msgpack
 import numpy as np
 import pytest
 import soundfile
+import websockets.sync.server
 
 from kame_jax.cli.main import main
 from kame_jax.config import LLMConfig
@@ -20,6 +22,7 @@ from kame_jax.data.origin import contamination
 from kame_jax.data.questions import Item, read_items
 from kame_jax.data.rewrite import Limits, Line, Refused, parse_lines, template_lines
 from kame_jax.data.speech import RATE, Espeak, Speech, SpeechEndpoint, SpeechError, word_times
+from kame_jax.data.speech_kyutai import KyutaiSpeech
 from kame_jax.data.synthesize import Recipe, Timing, lay_out, synthesize
 from kame_jax.errors import InputError
 from tests.llm.server import Server, Turn
@@ -283,6 +286,62 @@ def test_a_speech_endpoint_is_asked_again_and_its_words_are_placed(voice_server)
         SpeechEndpoint("ftp://x")
     with pytest.raises(SpeechError, match="nothing is to be heard"):
         word_times("x", np.zeros(100, np.float32))
+
+
+def kyutai_server(messages):
+    """A WebSocket server that answers every text with these messages; what it was asked is in `asked`."""
+    asked = []
+
+    def handle(socket):
+        asked.append(socket.request.path)
+        asked.append(msgpack.unpackb(socket.recv()))
+        asked.append(msgpack.unpackb(socket.recv()))
+        for message in messages:
+            socket.send(message if isinstance(message, bytes) else msgpack.packb(message))
+
+    server = websockets.sync.server.serve(handle, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    return server, thread, asked
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        (
+            [
+                {"type": "Text", "text": w, "start_s": i * 0.2, "stop_s": i * 0.2 + 0.2}
+                for i, w in enumerate(["It", "is"])
+            ],
+            [("It", 0.0, 0.2), ("is", 0.2, 0.4)],
+        ),
+        ([{"type": "Text", "text": "It is", "start_s": 0.0, "stop_s": 0.4}], None),
+        ([{"type": "Error", "message": "no free channels"}], "no free channels"),
+        ([b"\xc1"], "no MessagePack"),
+    ],
+)
+def test_kyutais_server_speaks_with_its_own_word_times(messages, words):
+    audio = [{"type": "Audio", "pcm": [0.1] * 4800}] * 2
+    server, thread, asked = kyutai_server([{"type": "Ready"}, *messages, *audio])
+    try:
+        engine = KyutaiSpeech(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", timeout=20)
+        if isinstance(words, str):
+            with pytest.raises(SpeechError, match=words):
+                engine.speak("It is", "v.wav")
+            return
+        spoken = engine.speak("It is", "v.wav")
+        assert len(spoken.audio) == 9600
+        assert [word for word, _, _ in spoken.words] == ["It", "is"]
+        assert words is None or list(spoken.words) == words
+        assert asked[0] == "/api/tts_streaming?voice=v.wav&format=PcmMessagePack"
+        assert asked[1:] == [{"type": "Text", "text": "It is"}, {"type": "Eos"}]
+    finally:
+        server.shutdown()
+        thread.join(10)
+    with pytest.raises(SpeechError, match="Refused"):
+        engine.speak("It is", "v.wav")
+    with pytest.raises(InputError, match="expected ws://"):
+        KyutaiSpeech("ftp://x")
 
 
 def test_unknown_word_times_share_the_time_between_known_ones():
