@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from kame_jax.config import find_config
+from kame_jax.plan.target import has_compiler
 from kame_jax.train.signals import PREEMPTED
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -162,3 +163,25 @@ def test_the_page_names_only_what_is_there():
             assert (LAUNCH.parent / word.rstrip(",.;)")).exists(), word
         if word.startswith("kame_7b_"):
             find_config(word)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="pip install 'kame_jax[plan]' brings the TPU compiler")
+@pytest.mark.slow
+def test_the_tpu_compiler_knows_every_flag():
+    line = next(
+        text for text in (LAUNCH / "env" / "tpu.env").read_text().splitlines() if text.startswith("LIBTPU")
+    )
+    code = (
+        "from kame_jax.plan.target import parse_target, tpu_devices\n"
+        "print(len(tpu_devices(parse_target('v5e:2x4'))))\n"
+    )
+    name, _, flags = line.partition("=")
+    for text, fine in ((flags, True), ("--xla_tpu_no_such_flag=true", False)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {name: text},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout.strip() == "8") == fine, done.stderr

@@ -34,18 +34,19 @@ def params(mesh):
     return init_params(MODEL, 3, mesh)
 
 
-def make_step(mesh, **options):
+def make_step(mesh, weights=LossConfig(), **options):
     """A step whose optimizer keeps the gradient as its state."""
-    return make_train_step(abstract_model(MODEL), optax.trace(decay=0.0), LossConfig(), mesh, **options)
+    return make_train_step(abstract_model(MODEL), optax.trace(decay=0.0), weights, mesh, **options)
 
 
-def gradients(mesh, params, step, at=0):
+def gradients(mesh, params, step, at=0, rows=slice(None)):
     """Gradients and metrics of a step."""
     keep = optax.trace(decay=0.0)
     state = init_state(
         jax.tree.map(jnp.copy, params), keep, state_shardings(abstract_model(MODEL), keep, mesh)
     )
-    state, out = step(state._replace(step=jnp.int32(at)), put_batch(batch(), mesh))
+    part = {name: x[rows] for name, x in batch().items()}
+    state, out = step(state._replace(step=jnp.int32(at)), put_batch(part, mesh))
     return jax.device_get((state.opt_state.trace, out))
 
 
@@ -64,6 +65,15 @@ def test_micro_batches_remat_and_chunked_logits_give_the_same_gradient(mesh, par
         gradients(mesh, params, make_step(mesh, micro_batches=4, execution=Execution("full"), chunks=3)),
         whole,
     )
+
+
+def test_each_micro_batch_may_be_normalised_by_itself(mesh, params):
+    """As each process and accumulation step of kame_finetune is; rows go to micro-batches by turns."""
+    alone = make_step(mesh)
+    halves = [gradients(mesh, params, alone, rows=slice(start, None, 2))[0] for start in (0, 1)]
+    step = make_step(mesh, LossConfig(normalise="micro_batch"), micro_batches=2)
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    check_equal(gradients(mesh, params, step)[0], expected)
 
 
 def test_counts_are_known_before_the_forward(whole):
