@@ -180,7 +180,8 @@ def measure_torch(python: str, config: Any, batch: dict[str, np.ndarray], steps:
 
     model = config.model.architecture
     with tempfile.TemporaryDirectory(prefix="kame_jax_bench_") as folder:
-        np.savez(Path(folder) / "batch.npz", **batch)
+        arrays: dict[str, Any] = dict(batch)
+        np.savez(Path(folder) / "batch.npz", **arrays)
         spec = {
             "kwargs": to_kwargs(model),
             "oracle": model.oracle,

@@ -154,7 +154,8 @@ def make_decode_plan(config: RunConfig, target: Target, rows: int) -> Plan:
         raise InputError(f"mesh: {error}") from error
     done = compile_decode(config, mesh, rows)
     limit = done.limit or target.chip.memory
-    times, flops = None, 2.0 * rows * active_parameters(config.model.architecture)
+    times: Times | None = None
+    flops = 2.0 * rows * active_parameters(config.model.architecture)
     if done.fits and done.memory:
         chip, (inside, beyond) = target.chip, _sent(done, target)
         times = Times(
