@@ -113,6 +113,7 @@ def make_plan(config: RunConfig, target: Target, length: int) -> Plan:
     """
     _check_slices(config, target)
     flops = step_flops(config, length)[0]
+    times: Times | None
     if target.topology is None:
         mesh = _estimated_mesh(config, target)
         memory = estimate_memory(config, mesh, length)
