@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-BENCHES = ("convert", "loader", "train")
+BENCHES = ("convert", "decode", "loader", "train")
 """Each is a module `bench_<name>` of this folder with `add_parser(subparsers)`."""
 
 

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -101,6 +102,7 @@ class Engine:
             if mesh is not None:
                 mimi = jax.device_put(mimi, NamedSharding(mesh, PartitionSpec()))
         self._sessions: list[Session | None] = [None] * options.slots
+        self._state: SlotState
         self._compile(model, mimi, condition, mesh, compiler_options)
 
     @classmethod
@@ -135,7 +137,7 @@ class Engine:
         return cls(
             model,
             load_mimi(codec or find_codec(checkpoint)),
-            load_tokenizer(tokenizer or find_tokenizer(checkpoint)),
+            load_tokenizer(Path(tokenizer or find_tokenizer(checkpoint))),
             EngineOptions(**options),
             mesh=mesh,
         )
@@ -240,6 +242,7 @@ class Engine:
         options, schedule, slots = self.options, self.schedule, self.options.slots
         dtype = jnp.dtype(jnp.int8) if options.int8_cache else model.dtype
         self._weights, structure = jax.tree.flatten((model, mimi, condition))
+        self._structure = structure
 
         def fresh(count: int) -> SlotState:
             return device.init_slots(self.config, mimi, schedule, count, dtype, options.guided)

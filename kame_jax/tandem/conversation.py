@@ -44,6 +44,13 @@ class _Answer:
     done: bool = False
     fell: bool = False
     """It failed, or there is none where there should be."""
+    restarts: int = 0
+
+    def take(self, ids: list[int]) -> None:
+        """Adds tokens to those that wait, or puts them in the place of all before."""
+        if self.tokens.restarts > self.restarts:
+            self.restarts, self.begun, self.ids = self.tokens.restarts, False, []
+        self.ids += ids
 
 
 class Conversation:
@@ -211,11 +218,11 @@ class Conversation:
                     if not answer.pieces and not backend.immediate:
                         self.measures.delays.append(time.monotonic() - started)
                     answer.pieces += 1
-                    answer.ids += answer.tokens.push(piece)
+                    answer.take(answer.tokens.push(piece))
                     if answer.tokens.full:
                         self.events["cut_long"] += 1
                         break
-            answer.ids += answer.tokens.finish()
+            answer.take(answer.tokens.finish())
             answer.done = True
             self.events["complete" if answer.tokens.ids else "empty"] += 1
             answer.fell = not answer.tokens.ids and answer.question.final

@@ -10,22 +10,25 @@ import re
 
 from sentencepiece import SentencePieceProcessor
 
+from kame_jax.oracle.speakable import speakable
 from kame_jax.oracle.text import encode_oracle
 
 LOOKAHEAD = 2
 """Words held back behind the last one: "5 million", "3 to 4" and the like are spoken as one."""
-_OPENERS = (("<", ">"), ("```", "```"), ("\\(", "\\)"), ("\\[", "\\]"), ("[", ")"))
-_THINKING = re.compile(r"<(think\w*|thought|reasoning|reflection)>(?!.*</\1>)", re.DOTALL | re.IGNORECASE)
-_TAGS = re.compile(r"<(think\w*|thought|reasoning|reflection)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-
-
-def speakable(text: str) -> str:
-    """`text` as it can be spoken: without thinking and line breaks."""
-    return " ".join(_TAGS.sub(" ", text).split())
+_OPEN = (
+    re.compile(r"<(think\w*|thought|reasoning|reflection)>(?!.*</\1>).*\Z", re.DOTALL | re.IGNORECASE),
+    re.compile(r"<(?=[a-zA-Z/|])[^>]*\Z"),
+    re.compile(r"\A(?:[^`]|`(?!``))*(?:```.*?```(?:[^`]|`(?!``))*)*(?P<open>```.*)\Z", re.DOTALL),
+    re.compile(r"\\\((?!.*\\\)).*\Z", re.DOTALL),
+    re.compile(r"\\\[(?!.*\\\]).*\Z", re.DOTALL),
+    re.compile(r"\$(?=[^\s\d])[^$\n]*\Z"),
+    re.compile(r"\[[^\]]*\Z|\]\([^)]*\Z"),
+)
+"""What begins something that is spoken otherwise, or not at all, once it is whole."""
 
 
 class SpokenTokens:
-    """One answer that streams in.
+    """One answer that streams in, in the form in which it is spoken (`oracle.speakable`).
 
     Args:
         tokenizer: of the inner monologue.
@@ -37,9 +40,12 @@ class SpokenTokens:
         self.raw = ""
         """All that came."""
         self.text = ""
-        """What of it was spoken so far."""
+        """What of it was given out as tokens, as it is spoken."""
         self.ids: list[int] = []
-        """All tokens given out."""
+        """All tokens of the answer so far."""
+        self.restarts = 0
+        """How often what came later made what was given out wrong (a tag that ends thinking nobody saw begin). The
+        tokens given then are those of the whole answer from its beginning."""
         self.full = False
 
     def push(self, piece: str) -> list[int]:
@@ -48,33 +54,40 @@ class SpokenTokens:
         self.raw += piece
         given: list[int] = []
         # Word by word, however many a piece brings: so the tokens do not depend on the cuts.
-        for end in re.finditer(r"\s+", self.raw):
-            if end.end() > before and end.end() <= len(self.raw):
-                given += self._advance(self._certain(self.raw[: end.start()]))
+        for match in re.finditer(r"\s", piece):
+            end = before + match.start()
+            if end and not self.raw[end - 1].isspace() and not self.full:
+                given = self._given(given, self._certain(self.raw[:end]), whole=False)
         return given
 
     def finish(self) -> list[int]:
         """Gives the tokens still held back when the answer is complete."""
-        return self._advance(self.raw)
+        return self._given([], self.raw, whole=True)
 
     def _certain(self, text: str) -> str:
-        """The part of `text` that nothing to come can change: whole words, outside of what is still open."""
-        if _THINKING.search(text):
-            return text[: _THINKING.search(text).start()]  # type: ignore[union-attr]
-        for opener, closer in _OPENERS:
-            at = text.rfind(opener)
-            if at >= 0 and closer not in text[at + len(opener) :]:
-                text = text[:at]
+        """The part of `text` that nothing to come changes: whole words, outside of what is still open."""
+        for pattern in _OPEN:
+            found = pattern.search(text)
+            if found:
+                text = text[: found.start("open") if "open" in pattern.groupindex else found.start()]
         words = list(re.finditer(r"\S+", text))
-        return text[: words[-LOOKAHEAD - 1].end()] if len(words) > LOOKAHEAD else ""
+        return text[: words[-LOOKAHEAD].start()] if len(words) > LOOKAHEAD else ""
 
-    def _advance(self, certain: str) -> list[int]:
-        words = speakable(certain).split()
+    def _given(self, given: list[int], certain: str, whole: bool) -> list[int]:
+        """`given` and what `certain` adds to it. The last spoken word may still get a comma, so it waits."""
+        words = speakable(certain).text.split()
+        if not whole:
+            words = words[:-1]
         self.full = self.full or len(words) >= self._max_words
-        text = " ".join(words[: self._max_words])
+        words = words[: self._max_words]
+        text = " ".join(words)
         ids = encode_oracle(self._tokenizer, text)
-        new = ids[len(self.ids) :]
-        self.ids += new
-        if len(text) > len(self.text):
-            self.text = text
-        return new
+        old, self.ids, self.text = self.ids, ids, text
+        if ids[: len(old)] == old:
+            return given + ids[len(old) :]
+        if not whole and old[: len(ids)] == ids:
+            # Less is certain than before: what was given out stands until more comes.
+            self.ids = old
+            return given
+        self.restarts += 1
+        return ids

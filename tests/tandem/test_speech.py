@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kame_jax.assets import TINY
+from kame_jax.oracle.speakable import speakable
 from kame_jax.oracle.text import encode_oracle, load_tokenizer
-from kame_jax.tandem.speech import SpokenTokens, speakable
+from kame_jax.tandem.speech import SpokenTokens
 
 TOKENIZER = load_tokenizer(TINY / "tokenizer.model")
 TEXT = st.text(alphabet="abcdeo TOé.,'-\n\t  ", max_size=60)
@@ -17,7 +18,10 @@ ANSWERS = [
     "<think>Let me see. 2 + 2 is four, or is it?</think> The answer is four.",
     "<think>never closed, so nothing is said",
     "Before <think> inside\nmore </think> after it all goes on",
-    "a [link](http://example.org/a b) and a `code` < 3 words > more to come",
+    "a [link](http://example.org/a) and a `code` < 3 words > more to come",
+    "It costs $5 million, or 3 - 4 % more, **much** more; that is 1,234.5 m in 1999.",
+    "Here:\n```python\nprint(1)\n```\nThat is all of it.",
+    "1. First do this\n2. Then do that\n- and this, at 10:30",
     "  leading and trailing   spaces \n\n and lines \n",
     "",
 ]
@@ -30,17 +34,32 @@ def cut(text, places):
 
 
 def stream(pieces, **options):
-    answer = SpokenTokens(TOKENIZER, **options)
-    ids = [token for piece in pieces for token in answer.push(piece)]
-    return ids + answer.finish(), answer
+    """What a conversation ends up with: a restart puts the whole answer in the place of what was given."""
+    answer, ids, restarts = SpokenTokens(TOKENIZER, **options), [], 0
+    for piece in [*pieces, None]:
+        new = answer.finish() if piece is None else answer.push(piece)
+        ids = new if answer.restarts > restarts else ids + new
+        restarts = answer.restarts
+    return ids, answer
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(TEXT, st.sampled_from(ANSWERS)), st.lists(st.integers(0, 200), max_size=30))
 def test_any_chunking_gives_the_tokens_of_the_whole(text, places):
     ids, answer = stream(cut(text, places))
-    assert ids == encode_oracle(TOKENIZER, speakable(text)) == answer.ids
-    assert answer.text == speakable(text)
+    assert ids == encode_oracle(TOKENIZER, speakable(text).text) == answer.ids
+    assert answer.restarts == stream(list(text))[1].restarts == stream([text])[1].restarts
+
+
+@pytest.mark.parametrize("text", ANSWERS)
+def test_what_was_given_out_is_not_taken_back(text):
+    assert stream(list(text))[1].restarts == 0
+
+
+def test_thinking_that_nobody_saw_begin_is_taken_back():
+    ids, answer = stream(list("First I think about it for a while </think> It is four."))
+    assert answer.restarts == 1
+    assert ids == encode_oracle(TOKENIZER, "It is four.")
 
 
 def test_the_references_way_gives_other_tokens():
@@ -53,12 +72,12 @@ def test_the_references_way_gives_other_tokens():
 def test_tokens_come_while_the_answer_still_streams():
     answer = SpokenTokens(TOKENIZER)
     given = [bool(answer.push(word)) for word in ("It ", "is ", "in ", "the ", "blue ", "box ")]
-    assert given == [False, False, True, True, True, True]
+    assert given == [False, False, False, True, True, True]
 
 
 def test_half_a_word_is_never_given_out():
     answer = SpokenTokens(TOKENIZER)
-    for letter in "one two three fo":
+    for letter in "one two three four fi":
         answer.push(letter)
     assert answer.ids == TOKENIZER.encode("one")
 

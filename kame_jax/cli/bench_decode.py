@@ -1,0 +1,235 @@
+"""`kame-jax bench decode`: milliseconds a frame of the streaming engine, beside the floor that memory sets.
+
+Weights are noise; time does not depend on them, nor on how long a conversation has lasted, since every frame reads the
+whole KV ring. The floor is the bytes that one frame must read (weights once, each session's ring) over the bandwidth
+measured on this device in this run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kame_jax.cli.common import add_common, emit, log
+from kame_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from kame_jax.config import ModelConfig
+    from kame_jax.decode.engine import Engine
+
+BUDGET_MS = 80.0
+WARM_UP = 5
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("decode", help="milliseconds a frame of the engine", description=__doc__)
+    add = parser.add_argument
+    add("--config", default="moshi_341m", help="whose sizes the model has (default: %(default)s)")
+    add("--sessions", default="1,2,4", help="how many at once, one measurement each (default: %(default)s)")
+    add("--frames", type=int, default=40, help="measured (default: %(default)s)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
+    add("--int8-weights", action="store_true", help="round the linear maps to int8")
+    add("--int8-cache", action="store_true", help="round keys and values to int8")
+    add("--sound", action="store_true", help="sound in and out through Mimi, instead of codes")
+    add("--sampling", action="store_true", help="sample instead of taking the most likely")
+    add(
+        "--reference",
+        metavar="PYTHON",
+        help="a Python with torch and moshi (default: this one, if it has them)",
+    )
+    add("--raw", metavar="FILE", help="write every frame's time, JSON lines")
+    add_common(parser)
+    parser.set_defaults(func=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    import jax
+
+    from kame_jax.codec.audio import write_whole
+    from kame_jax.config import load_model
+
+    try:
+        sessions = [int(text) for text in args.sessions.split(",")]
+    except ValueError:
+        sessions = []
+    if not sessions or min(sessions) < 1 or args.frames < 1:
+        raise InputError(f"--sessions {args.sessions} --frames {args.frames}: expected numbers of at least 1")
+    config = load_model(args.config)
+    device = jax.devices()[0]
+    log(f"{device.device_kind}, {platform.machine()}: measuring bandwidth")
+    bandwidth = _bandwidth(device.platform)
+    rows, raw = [], []
+    reference = _reference(args, config)
+    if reference is not None:
+        raw.append({"what": "reference", "sessions": 1, "seconds": reference})
+    for count in sessions:
+        log(f"{count} sessions: compiling")
+        engine = _engine(args, config, count)
+        seconds = _measure(args, engine, count)
+        raw.append({"what": "kame_jax", "sessions": count, "seconds": seconds})
+        rows.append(_row(seconds, count, *_bytes(engine), bandwidth))
+        log(_line(rows[-1]))
+        del engine
+    if args.raw:
+        text = "".join(f"{json.dumps(line)}\n" for line in raw)
+        write_whole(args.raw, lambda file: file.write(text.encode()))
+    fits = [row["sessions"] for row in rows if row["ms_p99"] <= BUDGET_MS]
+    result: dict[str, Any] = {
+        "device": device.device_kind,
+        "config": args.config,
+        "dtype": args.dtype,
+        "bandwidth_gb_s": bandwidth / 1e9,
+        "rows": rows,
+        "sessions_within_80_ms": max(fits, default=0),
+    }
+    lines = [f"{device.device_kind}, {args.config} {args.dtype}; {bandwidth / 1e9:.1f} GB/s measured"]
+    lines += [_line(row) for row in rows]
+    lines.append(f"sessions within {BUDGET_MS:.0f} ms at p99, of those measured: {max(fits, default=0)}")
+    if reference is not None:
+        theirs = float(np.median(reference)) * 1e3
+        result |= {"reference_ms_p50": theirs, "speedup": theirs / rows[0]["ms_p50"]}
+        lines.append(f"PyTorch reference, 1 session: {theirs:.1f} ms; {result['speedup']:.2f} x faster here")
+    emit(args, result, "\n".join(lines))
+
+
+def _engine(args: argparse.Namespace, config: ModelConfig, slots: int) -> Engine:
+    """An engine of noise."""
+    import jax
+    import jax.numpy as jnp
+
+    from kame_jax.config import load_codec
+    from kame_jax.decode.engine import Engine, EngineOptions
+    from kame_jax.interop import tree
+
+    noise = np.random.default_rng(0).standard_normal(1 << 20, np.float32) * 0.02
+
+    def fill(module: Any) -> Any:
+        arrays = {
+            path: jnp.asarray(np.resize(noise, leaf.shape), leaf.dtype)
+            for path, leaf in tree.leaves(module).items()
+        }
+        return tree.fill(module, arrays)
+
+    kind = jnp.dtype(args.dtype)
+    model = fill(tree.abstract_lm(config, param_dtype=kind, dtype=kind))
+    mimi = fill(tree.abstract_mimi(load_codec("mimi"))) if args.sound else None
+    options = EngineOptions(slots=slots, int8_weights=args.int8_weights, int8_cache=args.int8_cache)
+    started = time.perf_counter()
+    engine = Engine(model, mimi, options=options)
+    jax.block_until_ready(engine._state)
+    log(f"ready after {time.perf_counter() - started:.1f} s")
+    return engine
+
+
+def _measure(args: argparse.Namespace, engine: Engine, count: int) -> list[float]:
+    from kame_jax.decode import greedy, sampling
+
+    settings = sampling(1) if args.sampling else greedy(1)
+    joined = [engine.join(seed=index, settings=settings) for index in range(count)]
+    shape = engine.config.num_user_rows if engine.frame_size is None else engine.frame_size
+    heard = np.zeros(shape, np.int32 if engine.frame_size is None else np.float32)
+    for _ in range(WARM_UP + args.frames):
+        engine.step(dict.fromkeys(joined, heard))
+    return list(engine.frame_seconds)[-args.frames :]
+
+
+def _bytes(engine: Engine) -> tuple[int, int]:
+    """Bytes that one frame reads: weights (of tables only the rows looked up, which count as nothing), and rings."""
+    import jax
+
+    model, mimi, _ = jax.tree.unflatten(engine._structure, engine._weights)
+    tables = [model.text_emb, model.audio_emb, model.oracle_emb]
+    if model.depth is not None:
+        tables += [model.depth.text_emb, model.depth.audio_emb]
+    weights = _size((model, mimi)) - _size([table for table in tables if table is not None])
+    state = engine._state
+    return weights, _size(state.lm.caches) + (_size(state.mimi) if state.mimi is not None else 0)
+
+
+def _size(tree: Any) -> int:
+    import jax
+
+    return sum(array.nbytes for array in jax.tree.leaves(tree))
+
+
+def _row(seconds: list[float], sessions: int, weights: int, rings: int, bandwidth: float) -> dict[str, Any]:
+    ms = np.array(seconds) * 1e3
+    floor = (weights + rings) / bandwidth * 1e3
+    return {
+        "sessions": sessions,
+        "ms_p50": float(np.percentile(ms, 50)),
+        "ms_p95": float(np.percentile(ms, 95)),
+        "ms_p99": float(np.percentile(ms, 99)),
+        "floor_ms": floor,
+        "ratio": float(np.percentile(ms, 50)) / floor,
+        "weight_bytes": weights,
+        "ring_bytes": rings,
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['sessions']:>4} sessions: p50 {row['ms_p50']:.1f}  p95 {row['ms_p95']:.1f}  p99 {row['ms_p99']:.1f} ms; "
+        f"floor {row['floor_ms']:.1f} ms ({(row['weight_bytes'] + row['ring_bytes']) / 1e9:.2f} GB), "
+        f"{row['ratio']:.2f} x the floor"
+    )
+
+
+def _bandwidth(platform_name: str) -> float:
+    """Bytes a second that a matrix-vector product reads, the best of several runs, over an array beyond every cache."""
+    import jax
+    import jax.numpy as jnp
+
+    rows = 1 << (15 if platform_name == "cpu" else 18)
+    matrix, vector = jnp.ones((2048, rows), jnp.float32), jnp.ones((1, 2048), jnp.float32)
+    product = jax.jit(lambda a, b: (a @ b).sum())
+    product(vector, matrix).block_until_ready()
+    best = np.inf
+    for _ in range(10):
+        started = time.perf_counter()
+        product(vector, matrix).block_until_ready()
+        best = min(best, time.perf_counter() - started)
+    return matrix.nbytes / best
+
+
+def _reference(args: argparse.Namespace, config: ModelConfig) -> list[float] | None:
+    """Frame times of the PyTorch reference at the same sizes, one session; None where it is not installed."""
+    if args.reference is None:
+        if not all(importlib.util.find_spec(name) for name in ("torch", "moshi")):
+            log(
+                "PyTorch reference: not installed here (torch, moshi); --reference PYTHON names one that has it"
+            )
+            return None
+        args.reference = sys.executable
+    from kame_jax.interop.kwargs import to_kwargs
+
+    kwargs = to_kwargs(config)
+    for name in ("lora", "lora_rank", "lora_scaling", "model_type"):
+        kwargs.pop(name, None)
+    asked = {
+        "kwargs": kwargs,
+        "frames": args.frames,
+        "warm_up": WARM_UP,
+        "sessions": 1,
+        "greedy": not args.sampling,
+    }
+    log("PyTorch reference: measuring")
+    script = Path(__file__).with_name("bench_torch.py")
+    done = subprocess.run(
+        [args.reference, str(script), json.dumps(asked)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise InputError(f"--reference {args.reference}: the PyTorch reference did not run: {last[0]}")
+    return list(json.loads(done.stdout.splitlines()[-1]))
