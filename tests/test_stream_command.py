@@ -60,6 +60,9 @@ def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
         (["--out", "reply.npz"], "must end in .wav"),
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--oracle", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--llm", "faq:nowhere.jsonl"], "nowhere.jsonl"),
+        (["--llm", "nowhere.yaml"], "nowhere.yaml"),
+        (["--llm", "sample", "--oracle", "x.jsonl"], "exclude each other"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_status_2(arguments, said, capsys, tmp_path, monkeypatch):
@@ -69,3 +72,23 @@ def test_bad_input_is_one_clear_line_and_status_2(arguments, said, capsys, tmp_p
     assert said in error
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_back_end_tells_the_oracle_while_the_user_speaks_and_its_log_replays_the_same_sound(
+    tmp_path, capsys
+):
+    arguments = ["--greedy", "--json", "--picture", str(tmp_path / "a.png")]
+    live = ["--llm", "sample", "--log", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.wav")]
+    assert main(["stream", *arguments, *live]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["events"]["adopted"] >= 1
+    assert 0 < report["word_to_oracle_seconds_p50"] < 1.0
+    assert report["oracle_read_fraction"] > 0
+    for name in ("frame_ms_p99", "oracle_age_seconds_p50", "first_word_seconds", "llm_questions", "llm_cost"):
+        assert name in report
+    events = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    told = next(event["frame"] for event in events if event.get("op") == "replace")
+    assert told < max(event["frame"] for event in events if event.get("event") == "heard")
+    again = ["--oracle", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "b.wav")]
+    assert main(["stream", *arguments, *again]) == 0
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()

@@ -60,7 +60,7 @@ def answer_sound(
         raise InputError(
             f"{args.checkpoint}: this model has no voice (dep_q 0), so there is no sound to write"
         )
-    config = TandemConfig()
+    config = free_to_ask() if backend is not None else TandemConfig()
     if backend is None and args.llm:
         backend, config = read_backend(args.llm)
     mimi = load_mimi(args.codec or find_codec(args.checkpoint))
@@ -147,9 +147,16 @@ def read_backend(name: str) -> tuple[Backend, TandemConfig]:
     from kame_jax.tandem import Embedded, LanguageModel
 
     if name.startswith("faq:"):
-        return Embedded.read(name.removeprefix("faq:")), TandemConfig()
+        return Embedded.read(name.removeprefix("faq:")), free_to_ask()
     config = load_settings(TandemConfig, name)
     return LanguageModel(config), config
+
+
+def free_to_ask() -> TandemConfig:
+    """Settings of a back end that costs nothing: asked at every word."""
+    from kame_jax.config import TandemConfig, TriggerConfig
+
+    return TandemConfig(trigger=TriggerConfig(interval=0.0, new_words=1), max_questions_a_minute=100_000)
 
 
 def bundled_tandem(entry: SampleEntry) -> Backend:
