@@ -69,9 +69,8 @@ def test_curves_are_drawn_from_whatever_there_is(tmp_path):
 
 def test_train_says_what_it_lacks_in_one_line(capsys, tmp_path):
     assert main(["train", "tiny", f"run_dir={tmp_path / 'run'}"]) == 2
-    assert (
-        capsys.readouterr().err == "kame-jax: data.path: null, expected a data set, or a folder of dialogues or of records\n"
-    )
+    said = capsys.readouterr().err
+    assert said == "kame-jax: data.path: null, expected a data set, or a folder of dialogues or of records\n"
     assert not (tmp_path / "run").exists()
 
 
