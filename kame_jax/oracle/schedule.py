@@ -108,7 +108,6 @@ class OracleSchedule:
         """
         waiting = sorted_ops(ops)
         state, row = self.initial(capacity), np.zeros(length, np.int32)
-        change, read = jax.jit(self.apply), jax.jit(self.read)
         at = 0
         for step in range(length):
             while at < len(waiting) and waiting[at].step <= step:
@@ -116,9 +115,9 @@ class OracleSchedule:
                 size = 1 << max(len(op.tokens) - 1, 0).bit_length()
                 tokens = np.zeros(size, np.int32)
                 tokens[: len(op.tokens)] = op.tokens
-                state = change(state, step, OPS.index(op.op), tokens, len(op.tokens))
+                state = _apply(self, state, step, OPS.index(op.op), tokens, len(op.tokens))
                 at += 1
-            token, state = read(state, step)
+            token, state = _read(self, state, step)
             row[step] = int(token)
         return row, state
 
@@ -191,6 +190,10 @@ class OracleSchedule:
             late=state.late + jnp.sum(late, dtype=jnp.int32),
             overflow=state.overflow + jnp.sum(far, dtype=jnp.int32),
         )
+
+
+_apply = jax.jit(OracleSchedule.apply, static_argnums=0)
+_read = jax.jit(OracleSchedule.read, static_argnums=0)
 
 
 def sorted_ops(ops: Iterable[OracleOp]) -> list[OracleOp]:

@@ -52,8 +52,8 @@ def test_files_without_their_counterpart_come_as_one_list(root):
     with pytest.raises(InputError) as error:
         dialogue_ids(root)
     assert error.value.problems == (
-        "one: no audio/one.wav (or .flac, .ogg, .opus)",
-        "three: no text/three.json",
+        "dialogue one: no audio/one.wav (or .flac, .ogg, .opus)",
+        "dialogue three: no text/three.json",
     )
 
 

@@ -11,6 +11,7 @@ from kame_jax.decode.offline import generate, read_oracle_log, reply
 from kame_jax.errors import InputError
 from kame_jax.model import LM
 from kame_jax.oracle import OracleOp
+from kame_jax.train.state import make_quickly
 
 CONFIG = ModelConfig(
     n_q=4,
@@ -26,7 +27,7 @@ CONFIG = ModelConfig(
 
 @pytest.fixture(scope="module")
 def model():
-    return LM(CONFIG, rngs=nnx.Rngs(0))
+    return make_quickly(lambda: LM(CONFIG, rngs=nnx.Rngs(0)))
 
 
 def test_generate_returns_the_frames_that_lmgen_does_and_reply_answers_every_frame(model):

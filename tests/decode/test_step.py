@@ -12,6 +12,8 @@ from kame_jax import streams
 from kame_jax.config import DepthConfig, ModelConfig, TransformerConfig
 from kame_jax.decode import frame_step, greedy, init_state, reset, sample, sampling
 from kame_jax.model import LM
+from kame_jax.train.state import make_quickly
+from tests.golden.read import QUICK
 
 FRAMES = 40
 CONFIG = ModelConfig(
@@ -28,12 +30,12 @@ CONFIG = ModelConfig(
 
 @pytest.fixture(scope="module")
 def model():
-    return LM(CONFIG, rngs=nnx.Rngs(0))
+    return make_quickly(lambda: LM(CONFIG, rngs=nnx.Rngs(0)))
 
 
 @functools.cache
 def step():
-    return jax.jit(frame_step, donate_argnums=1)
+    return jax.jit(frame_step, donate_argnums=1, compiler_options=QUICK)
 
 
 def user_codes(batch, seed=1):
