@@ -95,6 +95,8 @@ class Engine:
         self.frame_seconds: deque[float] = deque(maxlen=KEPT_TIMES)
         """Wall time of every frame step, samples in to samples out."""
         model.unstack()
+        if mesh is None:
+            model.flatten()
         if options.int8_weights:
             model.quantize()
         if mimi is not None:

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+FEW_ROWS = 8
+"""Up to so many rows a ring is written slice by slice, in place; a scatter, as for more rows, copies it on CPU."""
+
 
 class KVCache(NamedTuple):
     """Ring of the last `capacity` keys and values of one layer, each `[batch, heads, capacity, head_dim]`.
@@ -89,7 +92,11 @@ def attend(
         `[batch, steps, heads, head_dim]` in the dtype of `q`.
     """
     k, v = k.astype(q.dtype), v.astype(q.dtype)
-    scores = jnp.einsum("bthd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
+    if q.shape[1] == 1:
+        # Keys on the left: XLA on CPU would transpose the whole ring at every step.
+        scores = jnp.einsum("bhsd,bthd->bhst", k, q, preferred_element_type=jnp.float32).swapaxes(2, 3)
+    else:
+        scores = jnp.einsum("bthd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
     if k_scale is not None:
         scores = scores * k_scale[:, :, None]
     scores = scores * (1.0 / math.sqrt(q.shape[-1]))
@@ -117,6 +124,12 @@ def ring_write(cache: KVCache, k: jax.Array, v: jax.Array, offset: jax.Array) ->
     rows = jnp.arange(k.shape[0])[:, None]
 
     def put(ring: jax.Array, values: jax.Array) -> jax.Array:
+        if steps == 1 and len(ring) <= FEW_ROWS:
+            for row in range(len(ring)):
+                start = (row, 0, slots[row, 0], *(0,) * (ring.ndim - 3))
+                entry = values[row].swapaxes(0, 1)[None].astype(ring.dtype)
+                ring = jax.lax.dynamic_update_slice(ring, entry, start)
+            return ring
         return ring.at[rows, :, slots].set(values.astype(ring.dtype))
 
     if cache.k_scale is None or cache.v_scale is None:

@@ -122,6 +122,7 @@ class Linear(nnx.Module):
         fan_in = math.prod(in_shape)
         self.num_in = len(in_shape)
         self.num_out = len(out_shape)
+        self.flat: tuple[int, ...] | None = None
         self.weight = param(rngs, stack + out_shape + in_shape, axes, init(fan_in), dtype)
         self.scale: nnx.Param | None = None
         self.lora_scaling = lora.scaling if lora else 0.0
@@ -137,7 +138,12 @@ class Linear(nnx.Module):
 
         `out_dtype` keeps the accumulator's precision in the result (float32 logits of a bfloat16 model).
         """
-        y = _contract(x, self.weight[...], self.num_in, out_dtype)
+        if self.flat is None:
+            y = _contract(x, self.weight[...], self.num_in, out_dtype)
+        else:
+            y = _flat_product(x, self.weight[...], self.num_in, out_dtype).reshape(
+                *x.shape[: x.ndim - self.num_in], *self.flat
+            )
         if self.scale is not None:
             y = (y * self.scale[...]).astype(y.dtype)
         if self.lora_a is not None and self.lora_b is not None:
@@ -145,10 +151,27 @@ class Linear(nnx.Module):
             y = y + self.lora_scaling * _contract(low, self.lora_b[...], 1, out_dtype)
         return y
 
+    def flatten(self) -> None:
+        """Makes an unstacked weight a matrix `[out, in]`, for inference on one device.
+
+        XLA on CPU transposes a weight of more dimensions at every step, which costs ten times its product.
+        """
+        if self.flat is None and self.weight.ndim == self.num_in + self.num_out:
+            shape = self.weight.shape
+            self.flat = shape[: self.num_out]
+            matrix = self.weight[...].reshape(math.prod(self.flat), -1)
+            self.weight = nnx.Param(matrix, axes=("", ""))
+
     def quantize(self) -> None:
         """Rounds an unstacked weight to int8, symmetric per output channel; a factor a channel takes its place."""
-        if self.weight.ndim != self.num_in + self.num_out:
+        if self.flat is None and self.weight.ndim != self.num_in + self.num_out:
             raise ValueError(f"only an unstacked weight can be quantized, got shape {self.weight.shape}")
+        if self.flat is not None:
+            matrix = self.weight[...].astype(jnp.float32)
+            scale = jnp.maximum(jnp.max(jnp.abs(matrix), axis=1), 1e-30) / 127.0
+            self.weight = nnx.Param(jnp.round(matrix / scale[:, None]).astype(jnp.int8), axes=("", ""))
+            self.scale = nnx.data(nnx.Param(scale.reshape(self.flat), axes=("",) * self.num_out))
+            return
         weight = self.weight[...].astype(jnp.float32)
         dims = tuple(range(self.num_out, weight.ndim))
         scale = jnp.maximum(jnp.max(jnp.abs(weight), axis=dims), 1e-30) / 127.0
@@ -186,6 +209,17 @@ def _contract(x: jax.Array, weight: jax.Array, num_in: int, out_dtype: jnp.dtype
     return jax.lax.dot_general(
         x, weight.astype(x.dtype), ((x_dims, w_dims), ((), ())), preferred_element_type=out_dtype or x.dtype
     )
+
+
+def _flat_product(x: jax.Array, matrix: jax.Array, num_in: int, out_dtype: jnp.dtype | None) -> jax.Array:
+    """`matrix [out, in]` with the last `num_in` dimensions of `x`: `[rows, out]`, the matrix on the left."""
+    matrix, kind = matrix.astype(x.dtype), out_dtype or x.dtype
+    rows = x.reshape(math.prod(x.shape[: x.ndim - num_in]), matrix.shape[1])
+    if len(rows) == 1:
+        return jax.lax.dot_general(matrix, rows[0], (((1,), (0,)), ((), ())), preferred_element_type=kind)[
+            None
+        ]
+    return jax.lax.dot_general(matrix, rows, (((1,), (1,)), ((), ())), preferred_element_type=kind).T
 
 
 class Norm(nnx.Module):

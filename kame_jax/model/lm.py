@@ -114,11 +114,24 @@ class LM(nnx.Module):
         if self.depth is not None:
             self.depth.unstack()
 
+    def flatten(self) -> None:
+        """Makes the linear maps of an unstacked model matrices (`Linear.flatten`); not for a mesh that cuts heads."""
+        for module in self._unstacked():
+            module.flatten()
+
     def quantize(self) -> None:
         """Rounds the linear maps of an unstacked model to int8 per output channel; embeddings and norms stay."""
-        for _, module in nnx.iter_modules(self):
-            if isinstance(module, Linear) and module.weight.ndim == module.num_in + module.num_out:
-                module.quantize()
+        for module in self._unstacked():
+            module.quantize()
+
+    def _unstacked(self) -> list[Linear]:
+        """The linear maps without a leading stack; two-dimensional ones of `per_step` calls have one."""
+        return [
+            module
+            for _, module in nnx.iter_modules(self)
+            if isinstance(module, Linear)
+            and (module.flat is not None or module.weight.ndim == module.num_in + module.num_out)
+        ]
 
     def condition(self, values: dict[str, tuple[jax.Array, jax.Array]]) -> jax.Array:
         """Sums the conditions: name -> (value, given) as `Conditioner` takes them, to float32 `[batch, dim]`.
