@@ -186,9 +186,11 @@ def test_a_new_answer_replaces_the_old_one_only_when_it_has_begun():
 
 def test_tokens_that_come_late_are_read_next():
     """Defect I1: the reference counts frames since the answer began, and never reads what comes after a pause."""
-    row, _ = talk(Script(["one two three ", 9, "four five six "]), config=TandemConfig())
-    assert answers_in(row)[-1] == "one two three four five six"
-    assert PAD in row[row.index(START) : row.index(START) + 12]
+    once = TandemConfig(trigger=TriggerConfig(new_words=9, end_of_turn=False))
+    row, _ = talk(Script(["in blue with red in Rome ", 16, "with Emily in green "]), seconds=6, config=once)
+    assert answers_in(row) == ["in blue with red in Rome with Emily in green"]
+    first = row[row.index(START) :]
+    assert PAD in first[: first.index(TOKENIZER.encode("green")[-1])]
 
 
 def test_the_older_of_two_answers_never_overtakes_the_newer_one():
@@ -251,8 +253,8 @@ def test_the_first_word_before_the_end_of_the_turn_is_a_negative_latency():
 WRONG = {
     "failed_rate_limit": Turn(status=429),
     "failed_server": Turn(status=503),
-    "failed_cut": Turn(end="cut", text="a b c d e f g h"),
-    "failed_malformed": Turn(end="malformed", text="a b c d e f g h"),
+    "failed_cut": Turn(end="cut", text="a b c d e f g h i j k l m n o p"),
+    "failed_malformed": Turn(end="malformed", text="a b c d e f g h i j k l m n o p"),
     "failed_timeout": Turn(delay=30.0),
     "cut_long": Turn(pieces=("word ",) * 100_000),
     "complete": Turn("one two three four five"),
