@@ -287,8 +287,8 @@ def test_what_a_server_does_wrong_never_stops_the_frames():
             assert conversation.events[kind] == 1, kind
             assert row[-1] == PAD
             assert conversation.events["asked"] == conversation.report()["llm_questions"] == 1
-            assert (START in row) == (kind in ("cut_long", "complete", "failed_cut", "failed_malformed")), (
-                kind
-            )
+            # What came before a failure is read, unless a frame was so slow that both came within it.
+            if kind not in ("failed_cut", "failed_malformed"):
+                assert (START in row) == (kind in ("cut_long", "complete")), kind
 
     asyncio.run(asyncio.wait_for(main(), 120))
