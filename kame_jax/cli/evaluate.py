@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kame_jax.cli.common import add_common, emit
 from kame_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from kame_jax.data.samples import Sample
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,7 +26,12 @@ def add_parser(subparsers: Any) -> None:
     )
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="CKPT", help="run, folder, file or hf://org/repo")
-    add("--data", required=True, metavar="DATA", help="folder of dialogues or of records")
+    add(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="data set (SET:validation), or folder of dialogues or of records",
+    )
     add(
         "--no-oracle",
         action="store_true",
@@ -59,7 +68,8 @@ def add_parser(subparsers: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
     from kame_jax.config import LossConfig
-    from kame_jax.data.samples import make_samples
+    from kame_jax.data.samples import Cut, make_samples
+    from kame_jax.data.stored import open_samples
     from kame_jax.interop import load_checkpoint
     from kame_jax.sharding import make_mesh
     from kame_jax.train.corpus import Tokenizers, read_records, schedule_of
@@ -75,16 +85,17 @@ def _run(args: argparse.Namespace) -> None:
     mesh = make_mesh()
     config, model = load_checkpoint(args.checkpoint, mesh=mesh, dtype=args.dtype)
     with Terminal() as terminal:
-        records = read_records(
-            args.data,
-            config,
-            lambda: Tokenizers(_tokenizer(args), _codec(args)),
-            progress=lambda done, total: terminal.count(f"tokenising {args.data}", done, total),
-        )
-        samples = make_samples(
-            records, config, speakers=speakers, max_frames=args.max_frames, min_frames=args.min_frames
-        )
-        if not samples:
+        cut = Cut(args.max_frames, args.min_frames)
+        samples: Sequence[Sample] | None = open_samples(args.data, config, speakers, cut)
+        if samples is None:
+            records = read_records(
+                args.data,
+                config,
+                lambda: Tokenizers(_tokenizer(args), _codec(args)),
+                progress=lambda done, total: terminal.count(f"tokenising {args.data}", done, total),
+            )
+            samples = make_samples(records, config, speakers=speakers, cut=cut)
+        if not len(samples):
             raise InputError(f"{args.data}: no piece has --min-frames {args.min_frames} frames")
         evaluate = make_evaluation(
             abstract_model(config, args.dtype),

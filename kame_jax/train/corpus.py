@@ -24,6 +24,7 @@ from kame_jax.data.collate import OracleAugment
 from kame_jax.data.dialogue import read_dialogues
 from kame_jax.data.records import Record, build_records, load_records, mimi_encoder, save_record
 from kame_jax.data.samples import Cut, Sample, make_samples
+from kame_jax.data.store import Store, find_store
 from kame_jax.data.stored import MixedSamples, StoredSamples, open_samples
 from kame_jax.errors import InputError
 from kame_jax.interop import Checkpoint, load_mimi, tree
@@ -94,6 +95,27 @@ def keep_tokenizers(tools: Tokenizers, folder: Path) -> None:
         # Its configuration first: from then on the weights can be read.
         for file in sorted(files, key=lambda path: path.name == MIMI_NAME):
             file.replace(folder / file.name)
+
+
+def keep_data_tokenizers(path: str | Path, folder: Path, say: Callable[[str], None]) -> None:
+    """Puts the tokenizers of a data set beside a run's checkpoints, as far as it says where they are.
+
+    Args:
+        path: a data set; anything else is passed over.
+        folder: of the run; must exist.
+        say: told when the codec is not where the data set says.
+    """
+    if find_store(path) is None:
+        return
+    store = Store(path)
+    if store.tokenizer is None:
+        return
+    try:
+        keep_tokenizers(Tokenizers(store.tokenizer, store.facts["codec"]), folder)
+    except (InputError, KeyError, OSError) as error:
+        # A run needs neither: only who wants to hear it does, and can name them then.
+        shutil.copyfile(store.tokenizer, folder / TOKENIZER)
+        say(f"the codec of {path} is not at hand, so it is not kept with the run: {error}")
 
 
 def is_dialogues(path: str | Path) -> bool:

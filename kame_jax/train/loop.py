@@ -24,6 +24,7 @@ from kame_jax.train.corpus import (
     find_tokenizers,
     fingerprint,
     is_dialogues,
+    keep_data_tokenizers,
     keep_tokenizers,
     oracle_augment,
     read_samples,
@@ -113,7 +114,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         parameters = count(state.params)
         watch.say(f"{parameters:,} parameters, {len(samples)} samples, {_described(mesh)}")
         if is_first():
-            _write_config(config, folder)
+            _write_config(config, folder, watch)
         log = RunLog(config, program, mesh, length, folder, start, watch)
         saved = time.monotonic()
         with log, Profile(folder / "profile", train.profile) as profile:
@@ -227,14 +228,18 @@ def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) ->
     )
 
 
-def _write_config(config: RunConfig, folder: Path) -> None:
+def _write_config(config: RunConfig, folder: Path, watch: Progress) -> None:
     """What the run was made with: its settings, and the tokenizers of its dialogues."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / ".config.yaml.part"
     part.write_text(to_yaml(config), encoding="utf-8")
     part.replace(folder / "config.yaml")
     path = config.data.path
-    if path and Path(path).is_dir() and not find_store(path) and is_dialogues(path):
+    if path is None:
+        return
+    if find_store(path):
+        keep_data_tokenizers(path, folder, watch.say)
+    elif Path(path).is_dir() and is_dialogues(path):
         keep_tokenizers(find_tokenizers(config, path), folder)
 
 

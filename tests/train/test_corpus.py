@@ -8,13 +8,22 @@ import pytest
 
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import MimiConfig, QuantizerConfig, load_codec, load_run
+from kame_jax.data.records import load_records
 from kame_jax.data.sample import ROOT, sample_entries
 from kame_jax.data.samples import make_samples
+from kame_jax.data.store import write_store
 from kame_jax.errors import InputError
 from kame_jax.interop import load_mimi, tree
 from kame_jax.interop.beside import find_codec, find_tokenizer
 from kame_jax.train import corpus
-from kame_jax.train.corpus import Tokenizers, find_tokenizers, fingerprint, keep_tokenizers, read_records
+from kame_jax.train.corpus import (
+    Tokenizers,
+    find_tokenizers,
+    fingerprint,
+    keep_data_tokenizers,
+    keep_tokenizers,
+    read_records,
+)
 from tests.train.small import MODEL, write_records
 
 TINY = load_run("tiny")
@@ -115,3 +124,25 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
         fingerprint(make_samples(read_records(tmp_path / name, MODEL, pytest.fail), MODEL)) for name in "abc"
     )
     assert a == b != c
+
+
+def test_a_run_folder_keeps_the_tokenizers_of_its_data_set(dialogues, tmp_path, monkeypatch):
+    write_records(tmp_path / "records")
+    said = []
+    facts = {"codec": str(tmp_path / "none")}
+    write_store(
+        tmp_path / "set",
+        {"train": lambda: load_records(tmp_path / "records")},
+        facts,
+        dialogues / "tokenizer.model",
+    )
+    (tmp_path / "run").mkdir()
+    keep_data_tokenizers(tmp_path / "set", tmp_path / "run", said.append)
+    assert find_tokenizer(tmp_path / "run").read_bytes() == (dialogues / "tokenizer.model").read_bytes()
+    assert "is not at hand" in said[0]
+    keep_data_tokenizers(tmp_path / "records", tmp_path / "run", said.append)
+    kept = []
+    monkeypatch.setattr(corpus, "keep_tokenizers", lambda tools, folder: kept.append(tools))
+    keep_data_tokenizers(tmp_path / "set", tmp_path / "run", said.append)
+    assert kept[0].codec == facts["codec"]
+    assert len(said) == 1
