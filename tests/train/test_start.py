@@ -58,7 +58,7 @@ def test_a_depth_transformer_goes_on_to_the_users_codebooks(source, mesh):
     places = tree.flatten(param_shardings(abstract_model(config), mesh))
     shapes = tree.shapes(abstract_model(config))
     assert {path: leaf.shape for path, leaf in flat.items()} == shapes
-    assert {path: leaf.sharding for path, leaf in flat.items()} == places
+    assert all(leaf.sharding.is_equivalent_to(places[path], leaf.ndim) for path, leaf in flat.items())
     # By codebook: 1, 2 own; 3, 4 the user's.
     np.testing.assert_array_equal(flat["depth.heads.weight"][2:], old["depth.heads.weight"])
     np.testing.assert_array_equal(
