@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kame_jax.data.events import FIELDS, UNSAID, OracleEvents
-from kame_jax.data.records import Record, record_columns, record_from_columns
+from kame_jax.data.records import Record, event_column, record_columns, record_from_columns
 from kame_jax.errors import InputError
 from kame_jax.oracle.simulate import CHANNELS
 
@@ -155,8 +155,7 @@ def _schema(pa: Any) -> Any:
     kinds = {np.int32: pa.int32(), np.float32: pa.float32(), np.int8: pa.int8()}
     for speaker in CHANNELS:
         for field, kind in FIELDS.items():
-            column = field if field.startswith(("pred", "hint")) else f"event_{field}"
-            fields.append((f"{speaker}_oracle_{column}", pa.list_(kinds[kind])))
+            fields.append((event_column(speaker, field), pa.list_(kinds[kind])))
     return pa.schema(fields)
 
 

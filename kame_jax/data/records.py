@@ -227,7 +227,7 @@ def record_columns(record: Record) -> dict[str, np.ndarray]:
     """A record's arrays under the names of kame_finetune's columns."""
     columns = dict(record.tokens)
     for speaker, events in record.events.items():
-        columns |= {f"{speaker}_oracle_{_column(name)}": getattr(events, name) for name in FIELDS}
+        columns |= {event_column(speaker, name): getattr(events, name) for name in FIELDS}
     return columns
 
 
@@ -240,7 +240,7 @@ def record_from_columns(name: str, columns: Mapping[str, Any]) -> Record:
     with_events = any(f"{s}_oracle_event_frame_pos" in columns for s in CHANNELS)
     needed = [*CHANNELS]
     if with_events:
-        needed += [f"{s}_oracle_{_column(f)}" for s in CHANNELS for f in FIELDS if f != "use_hint"]
+        needed += [event_column(s, f) for s in CHANNELS for f in FIELDS if f != "use_hint"]
     if missing := [column for column in needed if columns.get(column) is None]:
         raise InputError(f"no record, it lacks {', '.join(missing)}")
     tokens = {s: np.asarray(columns[s], np.int32) for s in CHANNELS}
@@ -252,7 +252,7 @@ def record_from_columns(name: str, columns: Mapping[str, Any]) -> Record:
         if not with_events:
             events[s] = pack_events([], [], [], [], [])
             continue
-        values: dict[str, Any] = {f: columns.get(f"{s}_oracle_{_column(f)}") for f in FIELDS}
+        values: dict[str, Any] = {f: columns.get(event_column(s, f)) for f in FIELDS}
         if values["use_hint"] is None:
             values["use_hint"] = np.full(len(values["frame_pos"]), UNSAID, np.int8)
         events[s] = OracleEvents(**{f: np.asarray(values[f], kind) for f, kind in FIELDS.items()})
@@ -329,5 +329,6 @@ def load_records(folder: str | Path) -> list[Record]:
     return records
 
 
-def _column(name: str) -> str:
-    return name if name.startswith(("pred", "hint")) else f"event_{name}"
+def event_column(speaker: str, field: str) -> str:
+    """The name of kame_finetune's column for a field of `OracleEvents`."""
+    return f"{speaker}_oracle_{field if field.startswith(('pred', 'hint')) else f'event_{field}'}"

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from kame_jax.data.events import FIELDS, OracleEvents, pack_events
-from kame_jax.data.records import Record, record_columns, record_from_columns
+from kame_jax.data.records import Record, event_column, record_columns, record_from_columns
 from kame_jax.errors import InputError
 from kame_jax.interop.native import building, free_folder
 from kame_jax.oracle.simulate import CHANNELS
@@ -37,6 +38,10 @@ CITATION = """@article{kuroki2025kame,
   year={2025}
 }"""
 """Of the format's origin: four streams with simulated oracles."""
+
+
+EVENT_COLUMNS = {s: [(event_column(s, field), field) for field in FIELDS] for s in CHANNELS}
+"""Per speaker the names of the event columns, and the fields they hold."""
 
 
 class Slice(NamedTuple):
@@ -81,7 +86,7 @@ class DialogueBuilder(tfds.core.GeneratorBasedBuilder):
         }
         for speaker in CHANNELS:
             features[speaker] = row(np.int32, None, None)
-            for column, field in _event_columns(speaker):
+            for column, field in EVENT_COLUMNS[speaker]:
                 features[column] = row(FIELDS[field], None)
         return tfds.core.DatasetInfo(
             builder=self,
@@ -108,14 +113,6 @@ class DialogueBuilder(tfds.core.GeneratorBasedBuilder):
 def _arrays(example: Mapping[str, Any]) -> Iterator[np.ndarray]:
     yield np.frombuffer(example["dialogue_id"].encode(), np.uint8)
     yield from (value for name, value in example.items() if isinstance(value, np.ndarray))
-
-
-def _event_columns(speaker: str) -> list[tuple[str, str]]:
-    """Names of a speaker's event columns, and of the fields they hold."""
-    empty = pack_events([], [], [], [], [])
-    tokens = {s: np.zeros((1, 0), np.int32) for s in CHANNELS}
-    names = record_columns(Record("", tokens, {speaker: empty}))
-    return list(zip([name for name in names if name not in CHANNELS], FIELDS))
 
 
 def _blocks(record: Record, size: int) -> Iterator[dict[str, Any]]:
@@ -227,7 +224,8 @@ class Store:
                 raise InputError(f"{self.folder}: no split {self.split!r}, it has {', '.join(names)}")
             self.facts: dict[str, Any] = json.loads((self.folder / "metadata.json").read_text("utf-8"))
             self.frames = np.load(self.folder / f"frames-{self.split}.npy", mmap_mode="r")
-            self._source = builder.as_data_source(self.split)
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            self._source = builder.as_data_source(self.split, deserialize_method=raw)
         except (OSError, ValueError, KeyError) as error:
             if isinstance(error, InputError):
                 raise
@@ -256,7 +254,7 @@ class Store:
 
     def name(self, index: int) -> str:
         """A dialogue's name."""
-        return str(self._source[int(self._first[index])]["dialogue_id"].decode())
+        return _read_example(self._source[int(self._first[index])])["dialogue_id"]
 
     def __getitem__(self, index: int) -> Record:
         """A whole dialogue."""
@@ -267,15 +265,31 @@ class Store:
         """Frames `[start, stop)` of a dialogue, with the events of at least these frames and `history` before them."""
         first, last = max(0, start - history) // self._block, -(-stop // self._block)
         at = int(self._first[index])
-        examples = [self._source[at + i] for i in range(first, max(last, first + 1))]
+        examples = [_read_example(self._source[at + i]) for i in range(first, max(last, first + 1))]
         records = [record_from_columns("", example) for example in examples]
         base = first * self._block
         return Slice(
-            examples[0]["dialogue_id"].decode(),
+            examples[0]["dialogue_id"],
             start,
             {s: _joined([r.tokens[s] for r in records])[:, start - base : stop - base] for s in CHANNELS},
             {s: _together([r.events[s] for r in records]) for s in CHANNELS},
         )
+
+
+def _read_example(data: bytes) -> dict[str, Any]:
+    """An example that `DialogueBuilder` wrote; TFDS, which looks at the kind of every feature, reads it more slowly.
+
+    Vectors are their bytes, matrices have their shape beside them.
+    """
+    features = tf_example_pb2.Example.FromString(data).features.feature
+    example: dict[str, Any] = {"dialogue_id": features["dialogue_id"].bytes_list.value[0].decode()}
+    for speaker in CHANNELS:
+        shape = features[f"{speaker}/shape"].int64_list.value
+        values = features[f"{speaker}/value"].bytes_list.value[0]
+        example[speaker] = np.frombuffer(values, np.int32).reshape(shape)
+        for column, field in EVENT_COLUMNS[speaker]:
+            example[column] = np.frombuffer(features[column].bytes_list.value[0], FIELDS[field])
+    return example
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
