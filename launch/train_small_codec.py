@@ -3,7 +3,7 @@
     python launch/train_small_codec.py OUT [--steps 700]
 
 It has the structure of the released codec at a fraction of its size: the same frames, a split residual quantizer,
-causal convolutions and transformers. It knows two synthetic voices, and is there to make the demo's codes mean
+causal convolutions and transformers. It knows two synthetic speakers, and is there to make the demo's codes mean
 something; for anything to be listened to, take the released weights. Loss: spectra at four resolutions, and commitment;
 codebooks start from k-means and follow moving averages, which are what a Mimi file stores.
 """

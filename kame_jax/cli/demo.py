@@ -112,7 +112,7 @@ def tell(config: RunConfig, out: Path) -> dict[str, Any]:
         "recall": answers.scores,
         "answers": answers.table,
         "files": [str(path) for path in files],
-        "honest": "A tiny model and a tiny codec, trained on one desk's questions by two synthetic voices: it shows "
+        "honest": "A tiny model and a tiny codec, trained on one desk's questions by two synthetic speakers: it shows "
         "that the oracle is heard and followed, not how a released checkpoint sounds.",
     }
     import json

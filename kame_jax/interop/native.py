@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,8 @@ META_NAME = "data.json"
 """The file that Orbax's own JSON handler reads and writes in an item."""
 CHUNK_BYTES = 32 << 20
 """Largest piece of an array in a file of its own; stacked layers and weight sets are cut apart first."""
+CLEANING_TRIES = 50
+"""How often, a tenth of a second apart, a scratch folder is removed until it is gone."""
 
 KINDS: dict[str, type] = {"lm": ModelConfig, "mimi": MimiConfig}
 
@@ -164,7 +167,12 @@ def building(target: Path) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        # When one of Orbax's writers fails, others may still be making files for a moment.
+        for _ in range(CLEANING_TRIES):
+            shutil.rmtree(scratch, ignore_errors=True)
+            if not scratch.exists():
+                break
+            time.sleep(0.1)
 
 
 class NativeWeights:

@@ -1,4 +1,4 @@
-"""Speech for the bundled sample: espeak-ng through its C library, and Ogg Opus files that come out the same each time.
+"""Speech for the bundled sample: espeak-ng through its C library, and Ogg Opus files: the same audio, the same bytes.
 
 Needs the shared library of espeak-ng 1.51. Which words are spoken when is `make`'s.
 """
@@ -20,7 +20,9 @@ RATE = 24_000
 FILE_RATE = 16_000
 OPUS_COMPRESSION = 0.976
 """At fewer bits Opus joins the two channels, and each speaker is heard in both."""
-VOICES = {"A": (b"en-gb+m3", 175, 45), "B": (b"en-us+f3", 195, 60)}
+VOICE = b"en-us+f3"
+PACE = {"A": (175, 45), "B": (195, 60)}
+"""Words a minute and pitch: what the two speakers differ in."""
 
 
 class _EventId(ctypes.Union):
@@ -66,8 +68,9 @@ class Espeak:
 
     def __call__(self, text: str, speaker: str) -> tuple[np.ndarray, list[tuple[float, float]]]:
         """Speech (float32 [samples] at 24 kHz) and each word's (start, end) in seconds."""
-        voice, words_per_minute, pitch = VOICES[speaker]
-        self.lib.espeak_SetVoiceByName(voice)
+        words_per_minute, pitch = PACE[speaker]
+        if self.lib.espeak_SetVoiceByName(VOICE):
+            raise RuntimeError(f"espeak-ng has no voice {VOICE.decode()}")
         self.lib.espeak_SetParameter(1, words_per_minute, 0)
         self.lib.espeak_SetParameter(3, pitch, 0)
         self.audio, self.starts = [], {}
