@@ -1,6 +1,6 @@
 """Makes the bundled sample beside this file: spoken dialogues whose answers only the oracle knows, and their tokenizer.
 
-Needs the shared library of espeak-ng 1.51 (the speech and the exact word times come from it); nothing else in the project
+Needs the shared library of espeak-ng 1.51 (the speech and the exact word times come from it); nothing else here
 does. The same seed gives the same words; espeak-ng's noise, and with it times by a few milliseconds, differs with its
 state. Run: python -m kame_jax.assets.dialogues.make
 """
