@@ -24,7 +24,7 @@ def with_gradients(kind, context, q, k, v, **options):
     return [out, *grads]
 
 
-@pytest.mark.parametrize(("steps", "context"), [(200, 50), (130, None)])
+@pytest.mark.parametrize(("steps", "context"), [(200, 50), pytest.param(130, None, marks=pytest.mark.slow)])
 def test_splash_equals_the_plain_kernel_and_so_do_its_gradients(steps, context):
     arrays = inputs(steps, batch=1)
     expected = with_gradients("xla", context, *arrays)
