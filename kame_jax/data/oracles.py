@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from kame_jax.data.answers import Answers, Progress, Stopped
+from kame_jax.data.settings import changed_settings, write_json
 from kame_jax.errors import InputError
 from kame_jax.llm import LLMError
 from kame_jax.oracle import prompts
@@ -145,28 +145,14 @@ def _settle(target: Path, description: dict[str, Any], overwrite: bool) -> None:
     file = target.parent / f"{target.name}_settings.json" if target.name != "oracle_raw" else None
     file = file or target.parent / SETTINGS
     if file.is_file() and not overwrite:
-        try:
-            old = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: is not JSON: {error}") from None
-        names = [name for name, value in description.items() if old.get(name) != value]
-        if names:
+        if old := changed_settings(file, description):
             raise InputError(
                 f"{target}: its oracles were made with other settings; --overwrite makes them anew",
-                [f"{name}: {old.get(name)!r} there, {description[name]!r} here" for name in names],
+                [f"{name}: {value!r} there, {description[name]!r} here" for name, value in old.items()],
             )
     elif not overwrite and any(target.glob("*.json")):
         raise InputError(f"{target}: holds oracles that this command did not make; --overwrite replaces them")
-    _write(file, description)
-
-
-def _write(path: Path, value: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_json(file, description)
 
 
 async def _run(
@@ -196,7 +182,7 @@ async def _run(
                     report.kept += 1
                 else:
                     records = await _dialogue(path, job, answers, pool, length, report)
-                    _write(target / path.name, records)
+                    write_json(target / path.name, records)
                     report.made += 1
             except (InputError, LLMError) as error:
                 line = " ".join(str(error).split())

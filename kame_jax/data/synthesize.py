@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from kame_jax.data.answers import Answers, Progress, Stopped
 from kame_jax.data.origin import MANIFEST
 from kame_jax.data.questions import Item, read_items
 from kame_jax.data.rewrite import Limits, Line, Refused, parse_lines, rewriting, template_lines
+from kame_jax.data.settings import changed_settings, write_json
 from kame_jax.data.speech import RATE, Engine, Speech, SpeechError
 from kame_jax.errors import InputError
 from kame_jax.llm import LLMError
@@ -226,9 +226,9 @@ def _make(item: Item, source: str, lines: Sequence[Line], out: Path, engine: Eng
     for folder in ("audio", "text", "origin"):
         (out / folder).mkdir(exist_ok=True)
     write_audio(out / "audio" / f"{item.id}.wav", audio, RATE)
-    _write(out / "text" / f"{item.id}.json", words_to_json(words))
+    write_json(out / "text" / f"{item.id}.json", words_to_json(words))
     origin = {"source": source, "item": item.id, "lines": [dataclasses.asdict(line) for line in lines]}
-    _write(out / "origin" / f"{item.id}.json", origin)
+    write_json(out / "origin" / f"{item.id}.json", origin)
     return len(audio) / RATE
 
 
@@ -236,17 +236,12 @@ def _settle(out: Path, description: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / SETTINGS
     if not file.is_file():
-        _write(file, description)
+        write_json(file, description)
         return
-    try:
-        old = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: is not JSON: {error}") from None
-    names = [name for name, value in description.items() if old.get(name) != value]
-    if names:
+    if old := changed_settings(file, description):
         raise InputError(
             f"{out}: its dialogues were made otherwise; give a new folder, or remove it first",
-            [f"{name}: {old.get(name)} there, {description[name]} here" for name in names],
+            [f"{name}: {value} there, {description[name]} here" for name, value in old.items()],
         )
 
 
@@ -264,13 +259,4 @@ def _write_manifest(out: Path, description: dict[str, Any], report: Report) -> N
         }
         for source, items in by_source.items()
     }
-    _write(out / MANIFEST, description | {"refused": dict(report.refused), "sources": sources})
-
-
-def _write(path: Path, value: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_json(out / MANIFEST, description | {"refused": dict(report.refused), "sources": sources})
