@@ -88,8 +88,9 @@ class Espeak:
                 f"{library} is not there: install espeak-ng (Debian, Ubuntu: apt install espeak-ng), or name a speech "
                 "endpoint with --tts openai"
             ) from None
-        self._rate = self._library.espeak_Initialize(2, 0, None, 0)
-        if self._rate <= 0:
+        self.rate = self._library.espeak_Initialize(2, 0, None, 0)
+        """Of what `synthesize` gives, in Hz."""
+        if self.rate <= 0:
             raise InputError("espeak-ng does not start: are its voice files (espeak-ng-data) installed?")
         self._speed = words_per_minute
         self._audio: list[np.ndarray] = []
@@ -120,25 +121,42 @@ class Espeak:
             self._audio.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
-    def speak(self, text: str, voice: str) -> Speech:
-        """Speaks a text; `voice` as espeak-ng names it (`en-us+f3`)."""
+    def synthesize(
+        self, text: str, voice: str, words_per_minute: int, pitch: int | None = None
+    ) -> tuple[np.ndarray, dict[int, int]]:
+        """Samples (int16 `[n]` at `rate`), and the first sample of the word at each character that begins one.
+
+        Args:
+            text: what is said.
+            voice: as espeak-ng names it.
+            words_per_minute: how fast.
+            pitch: 0 to 99; None takes the voice's own.
+
+        Raises:
+            SpeechError: there is no such voice.
+        """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise SpeechError(f"espeak-ng has no voice {voice!r}")
-        self._library.espeak_SetParameter(1, self._speed, 0)
+        self._library.espeak_SetParameter(1, words_per_minute, 0)
+        if pitch is not None:
+            self._library.espeak_SetParameter(3, pitch, 0)
         self._audio, self._starts = [], {}
         data = text.encode()
         self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)
-        pcm = (
-            np.concatenate(self._audio).astype(np.float32) / 32768 if self._audio else np.zeros(0, np.float32)
-        )
+        return (np.concatenate(self._audio) if self._audio else np.zeros(0, np.int16)), self._starts
+
+    def speak(self, text: str, voice: str) -> Speech:
+        """Speaks a text; `voice` as espeak-ng names it (`en-us+f3`)."""
+        samples, starts_at = self.synthesize(text, voice, self._speed)
+        pcm = samples.astype(np.float32) / 32768
         loud = np.flatnonzero(np.abs(pcm) > SILENCE)
         if not len(loud):
             raise SpeechError(f"espeak-ng said nothing for {text[:60]!r}")
         end = int(loud[-1]) + 1
         places = [(match.start(), match.group()) for match in re.finditer(r"\S+", text)]
-        starts = [min(self._starts[at], end) / self._rate if at in self._starts else None for at, _ in places]
-        audio = soxr.resample(pcm[:end], self._rate, RATE)
-        edges = _filled([len(word) for _, word in places], starts, end / self._rate)
+        starts = [min(starts_at[at], end) / self.rate if at in starts_at else None for at, _ in places]
+        audio = soxr.resample(pcm[:end], self.rate, RATE)
+        edges = _filled([len(word) for _, word in places], starts, end / self.rate)
         words = zip((word for _, word in places), edges, edges[1:])
         return Speech(audio, tuple((word, start, stop) for word, start, stop in words))
 

@@ -1,8 +1,8 @@
 """Makes the bundled sample beside this file: spoken dialogues whose answers only the oracle knows, and their tokenizer.
 
 Needs the shared library of espeak-ng 1.51 (the speech and the exact word times come from it); nothing else here
-does. The same seed gives the same words; espeak-ng's noise, and with it times by a few milliseconds, differs with its
-state. Run: python -m kame_jax.assets.dialogues.make
+does. Same seed and same library versions give the same bytes; the bundled sound was made when only B set the voice,
+not every sentence, which moves espeak-ng's noise. Run: python -m kame_jax.assets.dialogues.make
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from kame_jax.assets.dialogues.speech import RATE, Espeak, write_opus
+from kame_jax.assets.dialogues.speech import RATE, Speakers, write_opus
 from kame_jax.oracle.simulate import CHANNELS, Request, Word, hint_level, simulate_oracle, words_to_json
 
 SEED = 20260
@@ -123,7 +123,7 @@ class Exchange:
 
 
 def exchange(
-    question: Question, form: str, held_out: bool, begin: float, rng: random.Random, speak: Espeak
+    question: Question, form: str, held_out: bool, begin: float, rng: random.Random, speak: Speakers
 ) -> Exchange:
     """Speaks one exchange that begins at `begin`; A answers just after the oracle has heard the whole question."""
     asked = rng.choice(KINDS[question.kind][0]).format(thing=question.thing)
@@ -182,7 +182,7 @@ def revise(records: list[dict[str, Any]], exchange: Exchange, rng: random.Random
 
 
 def dialogue(
-    plan: Sequence[tuple[Question, str]], held_out: bool, rng: random.Random, speak: Espeak
+    plan: Sequence[tuple[Question, str]], held_out: bool, rng: random.Random, speak: Speakers
 ) -> tuple[np.ndarray, list[Word], list[dict[str, Any]], list[Exchange]]:
     """A dialogue of some exchanges: audio float32 [samples, 2], words, oracle records, and the exchanges."""
     exchanges: list[Exchange] = []
@@ -285,7 +285,7 @@ def main(root: Path) -> None:
         for old in (root / folder).iterdir():
             old.unlink()
     train_tokenizer(root / "tokenizer.model", random.Random(SEED))
-    speak = Espeak()
+    speak = Speakers()
     entries = []
     for i, (split, plan) in enumerate(plans(rng)):
         name = f"d{i:03d}"
