@@ -144,6 +144,12 @@ def activation_spec(
     return PartitionSpec(*entries)
 
 
+def is_whole() -> bool:
+    """Whether what is being traced runs on one device, so that no array is cut."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() == 1 if mesh.empty else mesh.size == 1
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Says where an activation is cut, on the mesh that is being traced for; without one it says nothing.
 

@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from kame_jax.cli.common import add_common, add_config, emit, log, read_config
+from kame_jax.cli.common import (
+    MALLOC_SETTINGS,
+    add_common,
+    add_config,
+    emit,
+    keep_freed_memory,
+    log,
+    read_config,
+)
 from kame_jax.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "tests" / "golden" / "bench_train.py"
@@ -54,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             f"--torch {args.torch}: expected a Python interpreter, and {SCRIPT} beside this checkout"
         )
+    keep_freed_memory()
     from kame_jax.interop import tree
     from kame_jax.plan.estimate import step_flops
 
@@ -171,7 +180,7 @@ def _measured_peak() -> float:
 
 
 def measure_torch(python: str, config: Any, batch: dict[str, np.ndarray], steps: int) -> dict[str, Any]:
-    """The same in PyTorch, in a process of its own.
+    """The same in PyTorch, in a process of its own with the same `MALLOC_SETTINGS`.
 
     Raises:
         RuntimeError: it failed; says its last line.
@@ -195,7 +204,9 @@ def measure_torch(python: str, config: Any, batch: dict[str, np.ndarray], steps:
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
+            env=os.environ
+            | {"PYTHONPATH": str(SCRIPT.parent)}
+            | {name: str(value % (1 << 63)) for name, (_, value) in MALLOC_SETTINGS.items()},
         )
     if done.returncode:
         raise RuntimeError(f"PyTorch: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")

@@ -110,8 +110,7 @@ class Depth(nnx.Module):
         tokens = self.text_emb(text, h.dtype)[None]
         if steps > 1:
             tokens = jnp.concatenate([tokens, self.audio_emb.per_codebook(codes[: steps - 1], h.dtype)])
-        frames = jnp.broadcast_to(h[None], (steps, *h.shape))
-        x = self.input.per_step(frames, self.input_schedule) + tokens
+        x = self.input.each_step(h, self.input_schedule) + tokens
         # Steps stay in front, so that each step's own weights make one batched matrix product.
         positions = jnp.arange(steps)[None]
         mask = window_mask(positions, positions, None)

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from kame_jax.config import LoRAConfig
+from kame_jax.sharding import is_whole
 
 Initializer = Callable[[jax.Array, Sequence[int], jnp.dtype], jax.Array]
 Axes = tuple[str, ...]
@@ -188,27 +189,48 @@ class Linear(nnx.Module):
         Returns `[K, ..., *out_shape]`.
         """
 
-        def sets(weight: jax.Array) -> jax.Array:
-            return weight if schedule == tuple(range(weight.shape[0])) else weight[jnp.array(schedule)]
-
-        def one(weight: jax.Array, a: jax.Array | None, b: jax.Array | None, x: jax.Array) -> jax.Array:
+        def one(x: jax.Array, weight: jax.Array, a: jax.Array | None, b: jax.Array | None) -> jax.Array:
             y = _contract(x, weight, self.num_in, out_dtype)
             if a is not None and b is not None:
                 y = y + self.lora_scaling * _contract(_contract(x, a, self.num_in, None), b, 1, out_dtype)
             return y
 
-        if self.lora_a is None or self.lora_b is None:
-            return jax.vmap(lambda w, x: one(w, None, None, x))(sets(self.weight[...]), x)
-        return jax.vmap(one)(sets(self.weight[...]), sets(self.lora_a[...]), sets(self.lora_b[...]), x)
+        return jax.vmap(one)(x, *self._sets(schedule))
+
+    def each_step(self, x: jax.Array, schedule: tuple[int, ...]) -> jax.Array:
+        """Applies weight set `schedule[k]`, for every k, to the same `x [..., *in_shape]`, as one product.
+
+        Returns `[K, ..., *out_shape]`.
+        """
+        weight, a, b = self._sets(schedule)
+        y = jnp.moveaxis(_contract(x, weight, self.num_in, None), x.ndim - self.num_in, 0)
+        if a is not None and b is not None:
+            low = jnp.moveaxis(_contract(x, a, self.num_in, None), x.ndim - self.num_in, 0)
+            y = y + self.lora_scaling * jax.vmap(lambda x, b: _contract(x, b, 1, None))(low, b)
+        return y
+
+    def _sets(self, schedule: tuple[int, ...]) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """The weights, and those of LoRA, one copy a step of `schedule`."""
+
+        def sets(weight: jax.Array) -> jax.Array:
+            return weight if schedule == tuple(range(weight.shape[0])) else weight[jnp.array(schedule)]
+
+        a, b = (None if low is None else sets(low[...]) for low in (self.lora_a, self.lora_b))
+        return sets(self.weight[...]), a, b
 
 
 def _contract(x: jax.Array, weight: jax.Array, num_in: int, out_dtype: jnp.dtype | None) -> jax.Array:
     """Contracts the last `num_in` dimensions of `x` with those of `weight`."""
+    weight, kind = weight.astype(x.dtype), out_dtype or x.dtype
+    if is_whole():
+        # As a product of matrices: XLA on CPU would copy a weight of more dimensions into the other order.
+        lead, out = x.shape[: x.ndim - num_in], weight.shape[: weight.ndim - num_in]
+        rows, matrix = x.reshape(math.prod(lead), -1), weight.reshape(math.prod(out), -1)
+        y = jax.lax.dot_general(rows, matrix, (((1,), (1,)), ((), ())), preferred_element_type=kind)
+        return y.reshape(*lead, *out)
     x_dims = tuple(range(x.ndim - num_in, x.ndim))
     w_dims = tuple(range(weight.ndim - num_in, weight.ndim))
-    return jax.lax.dot_general(
-        x, weight.astype(x.dtype), ((x_dims, w_dims), ((), ())), preferred_element_type=out_dtype or x.dtype
-    )
+    return jax.lax.dot_general(x, weight, ((x_dims, w_dims), ((), ())), preferred_element_type=kind)
 
 
 def _flat_product(x: jax.Array, matrix: jax.Array, num_in: int, out_dtype: jnp.dtype | None) -> jax.Array:

@@ -7,6 +7,7 @@ Semantics: SakanaAI/kame and kyutai-labs/moshi, `models/lm.py`.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -159,7 +160,8 @@ class LM(nnx.Module):
             ValueError: an oracle is given to a model that has no oracle embedding.
         """
         audio = self.audio_emb.per_codebook(tokens[:, 1:].swapaxes(0, 1), self.dtype)
-        x = constrain(audio, None, "rows", None, "columns").sum(axis=0)
+        # One after the other, as the reference adds them; XLA on CPU is slow to reduce over a leading axis.
+        x = functools.reduce(jnp.add, constrain(audio, None, "rows", None, "columns"))
         text = constrain(self.text_emb(tokens[:, 0], self.dtype), "rows", None, "columns")
         if oracle is not None:
             if self.config.oracle == "none":
