@@ -73,6 +73,7 @@ def _run(args: argparse.Namespace) -> None:
     """Answer a recording."""
     from kame_jax.cli.stream_sound import answer_sound, bundled_tandem
     from kame_jax.data.sample import ROOT, sample_entries
+    from kame_jax.decode.own_voice import own_voice
     from kame_jax.interop import load_checkpoint
     from kame_jax.interop.beside import find_tokenizer
     from kame_jax.oracle.text import load_tokenizer
@@ -99,6 +100,7 @@ def _run(args: argparse.Namespace) -> None:
             raise InputError(f"{path}: its folder does not exist")
     settings = _settings(args)
     config, model = load_checkpoint(args.checkpoint, dtype=args.dtype)
+    model = own_voice(model)
     if (args.oracle or args.llm) and config.oracle == "none":
         raise InputError(
             f"{args.checkpoint}: this model has no oracle embedding, and an oracle was asked for"

@@ -30,6 +30,7 @@ from sentencepiece import SentencePieceProcessor
 from kame_jax.codec import mimi as codec
 from kame_jax.codec.mimi import Mimi
 from kame_jax.decode import slots as device
+from kame_jax.decode.own_voice import own_voice
 from kame_jax.decode.sampling import Sampling, sampling
 from kame_jax.decode.session import Frame, Session
 from kame_jax.decode.slots import SlotInputs, SlotState
@@ -61,7 +62,8 @@ class Engine:
     """A model, its codec and a fixed number of session slots.
 
     Args:
-        model: the weights; they are unstacked (and rounded) in place, and belong to the engine from here on.
+        model: the weights; they are unstacked (and rounded) in place, and belong to the engine from here on. What
+            predicts the user is left out (`own_voice`).
         mimi: the codec, `prepare`d or not; None for codes in and out.
         tokenizer: turns the inner monologue into words and oracle text into tokens; None for tokens alone.
         options: how to compute.
@@ -84,6 +86,7 @@ class Engine:
         mesh: Mesh | None = None,
         compiler_options: dict[str, Any] | None = None,
     ) -> None:
+        model = own_voice(model)
         config = model.config
         if options.slots < 1:
             raise InputError(f"an engine has at least one session slot, got {options.slots}")

@@ -1,0 +1,38 @@
+"""Started by test_mesh.py: on two devices, the greedy frames of the golden conversation, and where the weights lie."""
+
+import json
+import os
+import sys
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+
+import jax
+import numpy as np
+
+from kame_jax.decode import greedy
+from kame_jax.decode.engine import Engine, EngineOptions
+from kame_jax.interop import load_checkpoint
+from kame_jax.oracle import OracleOp
+from kame_jax.sharding import make_mesh
+from tests.golden.read import LM_FILES, outputs
+
+FRAMES = 60
+
+golden = outputs("kame", "stream_long")
+events = [json.loads(line) for line in (LM_FILES / "kame" / "oracle_long.jsonl").read_text().splitlines()]
+mesh = make_mesh(fsdp=1, tensor=2)
+engine = Engine(
+    load_checkpoint(LM_FILES / "kame", mesh=mesh)[1], options=EngineOptions(slots=2, late="drop"), mesh=mesh
+)
+with engine.join(settings=greedy(1)) as session:
+    said = []
+    for frame in range(FRAMES):
+        for event in events:
+            if (event["row"], event["frame"]) == (0, frame):
+                session.change(OracleOp(frame, event["op"], tuple(event["tokens"])))
+        out = session.push(golden["user"][frame, 0].astype(np.int32))
+        said.append(np.full(9, -2) if out.tokens is None else out.tokens)
+arrays = [*jax.tree.leaves(engine._weights), *jax.tree.leaves(engine._state)]
+cut = sum(array.nbytes for array in arrays if not array.sharding.is_fully_replicated)
+np.savez(sys.argv[1], said=np.stack(said), cut=cut / sum(array.nbytes for array in arrays))
