@@ -1,6 +1,7 @@
-"""What went wrong, said once: the error that means "your input", with one problem or a list of them.
+"""What went wrong, said once: the error that means "your input", with one problem or a list of them; and the one that
+means "it cannot go on here".
 
-Any room may raise it; the command line turns it into one clear line and exit status 2.
+Any room may raise them; the command line turns them into one clear line and exit status 2 or 1.
 """
 
 from __future__ import annotations
@@ -23,3 +24,11 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         return "\n  ".join((self.message, *self.problems))
+
+
+class WorkError(RuntimeError):
+    """Work that was well begun and cannot go on: a full disk, a file that became unreadable.
+
+    Args:
+        message: what happened, where, and what to do, in one line.
+    """

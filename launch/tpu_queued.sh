@@ -3,8 +3,8 @@
 #
 #   launch/tpu_queued.sh [--dry-run] [--once] CONFIG [a.b=c ...]
 #
-# The run's folder must outlive the slice: run_dir=gs://... or a mounted disk. Settings as for tpu_vm.sh (NAME, ZONE, TYPE,
-# RUNTIME, REPO, ...); WAIT is the seconds between looks at the state (60).
+# The run's folder must outlive the slice: a mounted disk or bucket (Filestore, Cloud Storage FUSE). Settings as for
+# tpu_vm.sh (NAME, ZONE, TYPE, RUNTIME, REPO, ...); WAIT is the seconds between looks at the state (60).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/lib.sh

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import kame_jax
-from kame_jax.errors import InputError
+from kame_jax.errors import InputError, WorkError
 
 COMMANDS = ("demo", "train", "evaluate", "plan", "stream", "codec", "data", "bench")
 
@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if getattr(args, "debug", False) or os.environ.get("KAME_JAX_DEBUG"):
             traceback.print_exc()
+        if isinstance(error, WorkError):
+            return _fail(f"kame-jax: {error}", 1)
         reason = " ".join(str(error).split()) or "no message"
         return _fail(f"kame-jax: {type(error).__name__}: {reason} (--debug shows where)", 1)
     return 0

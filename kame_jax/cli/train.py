@@ -1,6 +1,7 @@
 """`kame-jax train`: trains a model, or continues where an earlier run in the same folder stopped.
 
-Ctrl-C and SIGTERM save a checkpoint first; the exit status is then 130 or 75, and the same command continues.
+Ctrl-C and SIGTERM save a checkpoint first; the exit status is then 130 or 75, and the same command continues. 75 asks
+for that: it also ends a process of a run whose steps do not come back, or whose other processes are gone.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ class TrainConfig:
     """Decay of a moving average of the weights (0.999, for example), evaluated beside them and written to `ema/` at the
     end; None keeps none."""
     hang_minutes: NonNegativeFloat = 0.0
-    """The run ends with status 75 when no step has ended for so long; 0 waits for ever."""
+    """The run ends with status 75 when no step has ended for so long; 0 waits for ever. Half an hour more is allowed to
+    what compiles (the first step, the first batch of an evaluation) and to writing a checkpoint."""
     profile: tuple[Count, Count] | None = None
     """First and last step of a trace in `profile/`, for XProf or Perfetto."""
     trackers: tuple[Annotated[str, OneOf(TRACKERS)], ...] = ()

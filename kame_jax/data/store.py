@@ -254,7 +254,18 @@ class Store:
 
     def name(self, index: int) -> str:
         """A dialogue's name."""
-        return _read_example(self._source[int(self._first[index])])["dialogue_id"]
+        return self._example(int(self._first[index]))["dialogue_id"]
+
+    def _example(self, number: int) -> dict[str, Any]:
+        """A block of the split; raises InputError when its file is gone or damaged."""
+        try:
+            return _read_example(self._source[number])
+        except Exception as error:  # ArrayRecord's and protobuf's errors share no class
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.folder}: block {number} of split {self.split} cannot be read, its file is damaged or gone "
+                f"({reason}): put it back, or build the set anew"
+            ) from error
 
     def __getitem__(self, index: int) -> Record:
         """A whole dialogue."""
@@ -265,7 +276,7 @@ class Store:
         """Frames `[start, stop)` of a dialogue, with the events of at least these frames and `history` before them."""
         first, last = max(0, start - history) // self._block, -(-stop // self._block)
         at = int(self._first[index])
-        examples = [_read_example(self._source[at + i]) for i in range(first, max(last, first + 1))]
+        examples = [self._example(at + i) for i in range(first, max(last, first + 1))]
         records = [record_from_columns("", example) for example in examples]
         base = first * self._block
         return Slice(

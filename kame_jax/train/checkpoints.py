@@ -8,7 +8,9 @@ bits, which tells a checkpoint that was damaged from one that was not.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from kame_jax.config import ModelConfig
-from kame_jax.errors import InputError
+from kame_jax.errors import InputError, WorkError
 from kame_jax.interop import tree
 from kame_jax.interop.native import Meta, read_meta, v1
 from kame_jax.train.checksum import checksum
@@ -105,6 +107,9 @@ class Checkpoints:
 
         Returns:
             The step.
+
+        Raises:
+            WorkError: this one, or the one before it, cannot be written.
         """
         step = int(state.step)
         if step == self.latest:
@@ -121,14 +126,31 @@ class Checkpoints:
             "meta": Meta(self.config, self.provenance).to_json(),
         }
         figures = None if figure is None else {"best": figure}
-        with _quiet():
+        with self._writing():
             self._checkpointer.save_checkpointables_async(step, items, force=True, metrics=figures)
         return step
 
     def wait(self) -> None:
-        """Returns when everything is written."""
-        with _quiet():
+        """Returns when everything is written.
+
+        Raises:
+            WorkError: something cannot be.
+        """
+        with self._writing():
             self._checkpointer.wait()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says in one line why a checkpoint was not written, here or in the background."""
+        try:
+            with _quiet():
+                yield
+        except Exception as error:
+            # What is left of it stays out of the way: another name, cleared away at the next start.
+            raise WorkError(
+                f"{self.folder}: a checkpoint cannot be written: {_reason(error)}. Those before it are as they were: "
+                "make room, and the same command continues from the newest"
+            ) from error
 
     def restore(self, abstract: TrainState, places: TrainState) -> tuple[TrainState, bool] | None:
         """The newest state that is whole, each array sliced onto its devices, whatever mesh it was saved from.
@@ -226,9 +248,14 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._opened is not None:
-            with _quiet():
+        if self._opened is None:
+            return
+        try:
+            with self._writing():
                 self._opened.close()
+        except WorkError:
+            if error is None:
+                raise
 
 
 def save_weights(path: Path, params: Params, config: ModelConfig, provenance: Mapping[str, Any]) -> None:
@@ -264,6 +291,15 @@ def _names(opt_state: Any) -> dict[str, Any]:
 def _present(nested: dict[str, Any]) -> dict[str, Any]:
     """Without arrays of size 0, which Orbax does not write."""
     return tree.nest({path: leaf for path, leaf in tree.flatten(nested).items() if leaf.size})
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where libraries wrapped it in pages of their own."""
+    said = _short(error)
+    known = (
+        os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+    )
+    return next((text for text in known if text in str(error)), said)
 
 
 def _short(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from kame_jax.config import RunConfig, to_dict
@@ -140,7 +141,7 @@ def _memory_gib() -> float:
 
 def check_finite(step: int, out: StepMetrics) -> None:
     """Raises FloatingPointError if a step's loss or gradient is no number: all weights from there on are spoilt."""
-    bad = [name for name, part in out.parts.items() if not math.isfinite(part.loss)]
+    bad = [name for name, part in out.parts.items() if not np.isfinite(part.loss).all()]
     if not math.isfinite(out.grad_norm):
         bad.append("gradient norm")
     if bad:

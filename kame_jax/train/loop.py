@@ -34,7 +34,7 @@ from kame_jax.train.evaluation import Evaluate, make_evaluation
 from kame_jax.train.log import RunLog, check_finite
 from kame_jax.train.metrics import Progress, Silent
 from kame_jax.train.plots import plot_metrics
-from kame_jax.train.processes import agreed, first_then_others, is_first
+from kame_jax.train.processes import agreed, ends_with_others, first_then_others, is_first
 from kame_jax.train.profile import Profile
 from kame_jax.train.program import Program, make_program, run_mesh
 from kame_jax.train.progress import Terminal
@@ -43,6 +43,9 @@ from kame_jax.train.start import first_params
 from kame_jax.train.state import TrainState, count, init_state, joined
 from kame_jax.train.step import local_rows, put_batch
 from kame_jax.train.watchdog import Watchdog
+
+CLOCK_EVERY = 10
+"""Steps between two looks of several processes at each other's clocks, where time makes checkpoints."""
 
 
 def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         packed=packed,
     )
 
-    program = make_program(config, mesh)
+    program, watchdog = make_program(config, mesh), Watchdog(train.hang_minutes)
     evaluate = held_out and make_evaluation(
         program.model,
         held_out,
@@ -98,6 +101,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         batch_size=train.batch_size,
         use_oracle=config.oracle.use,
         chunks=train.loss_chunks,
+        progress=lambda done, total: watchdog.alive(),
     )
 
     checkpoints = Checkpoints(
@@ -109,7 +113,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         keep_best=train.keep_best,
         say=watch.say,
     )
-    with checkpoints, Signals() as signals, Watchdog(train.hang_minutes) as watchdog:
+    with checkpoints, Signals() as signals, watchdog, ends_with_others():
         state, start = _first_state(config, program, checkpoints, mesh, watch)
         parameters = count(state.params)
         watch.say(f"{parameters:,} parameters, {len(samples)} samples, {_described(mesh)}")
@@ -125,21 +129,18 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
                     state, out = program.step(state, on_devices)
                 log.started(number, out, frames=int(batch["frames"].sum()) * train.batch_size // len(rows))
                 watchdog.alive()
-                stop, due = signals.caught is not None, _minutes_since(saved, train.checkpoint_minutes)
-                if jax.process_count() > 1:
-                    # They agree where they log: asking each other at every step would make each wait for its end.
-                    asked = number == steps or _divides(train.log_every, number)
-                    stop, due = agreed((stop, due)) if asked else (False, False)
-                stop |= number == steps
+                stop = signals.stop_after(number) or number == steps
+                due = _is_due(saved, train.checkpoint_minutes, number)
                 figure = None
                 if evaluate and (number == steps or _divides(train.eval_every, number)):
                     # Before saving, so that a run that continues from here has this evaluation in its metrics.
                     log.flush()
+                    watchdog.be_patient()
                     with log.meter.paused():
                         figure = _evaluate(evaluate, state, program, train.best_metric, log, number)
-                    watchdog.alive()
                 if stop or due or _divides(train.checkpoint_every, number):
                     log.flush()
+                    watchdog.be_patient()
                     with log.meter.paused():
                         check_finite(number, jax.device_get(out))
                         checkpoints.save(state, figure)
@@ -147,6 +148,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
                     watchdog.alive()
                 if stop:
                     break
+        watchdog.be_patient()
         checkpoints.wait()
         reached = int(state.step)
         if state.ema is not None and reached == steps:
@@ -221,10 +223,7 @@ def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) ->
     if path is None:
         raise InputError(f"{name}: null, expected a data set, or a folder of dialogues or of records")
     return first_then_others(
-        f"samples of {name}",
-        lambda: read_samples(
-            path, config, lambda done, total: watch.count(f"tokenising {path}", done, total)
-        ),
+        lambda: read_samples(path, config, lambda done, total: watch.count(f"tokenising {path}", done, total))
     )
 
 
@@ -243,8 +242,19 @@ def _write_config(config: RunConfig, folder: Path, watch: Progress) -> None:
         keep_tokenizers(find_tokenizers(config, path), folder)
 
 
-def _minutes_since(moment: float, minutes: float) -> bool:
-    return minutes > 0 and time.monotonic() - moment > 60 * minutes
+def _is_due(saved: float, minutes: float, step: int) -> bool:
+    """Whether the last checkpoint, written at `saved`, is so old; the same on all processes.
+
+    Several processes compare their clocks every `CLOCK_EVERY` steps alone: each must wait for the step then.
+    """
+    due = minutes > 0 and _minutes_since(saved) > minutes
+    if minutes > 0 and jax.process_count() > 1:
+        return _divides(CLOCK_EVERY, step) and agreed(due)
+    return due
+
+
+def _minutes_since(moment: float) -> float:
+    return (time.monotonic() - moment) / 60
 
 
 def _divides(every: int, step: int) -> bool:

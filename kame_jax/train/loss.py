@@ -174,15 +174,11 @@ def _audio_loss(parts: Parts, weights: LossConfig, counts: dict[str, jax.Array])
     return _mean(loss, weight)
 
 
-def add_parts(a: Parts, b: Parts) -> Parts:
-    """Sums of two micro-batches."""
-    return jax.tree.map(jnp.add, a, b)
-
-
 def report(parts: Parts, weights: LossConfig) -> dict[str, jax.Array]:
     """What a run logs, under kame_finetune's names: `loss/total`, `loss/text_non_pad`, `accuracy/audio_semantic`, ...
 
-    A part without tokens is NaN.
+    A part without tokens is NaN. Sums of several micro-batches (`[micro_batches]`) are divided each by its own counts,
+    and averaged over those that have tokens: kame_finetune's `nanmean` over its processes and accumulation steps.
     """
     values = {}
     for name, part in parts.items():
@@ -193,7 +189,7 @@ def report(parts: Parts, weights: LossConfig) -> dict[str, jax.Array]:
     total = total_loss(parts, weights)
     text = total - weights.audio_weight * audio
     values |= {"loss/text_total": text, "loss/audio_total": audio, "loss/total": total}
-    return values
+    return {name: jnp.nanmean(value) if value.ndim else value for name, value in values.items()}
 
 
 def _part(loss: jax.Array, correct: jax.Array, mask: jax.Array) -> Part:

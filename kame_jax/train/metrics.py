@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from kame_jax.errors import WorkError
+
 Line = dict[str, Any]
 """A line of metrics: `step`, and numbers by name; a number that does not exist (a part without tokens) is NaN."""
 
@@ -101,11 +103,21 @@ class MetricsFile:
         part.replace(path)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Adds a line; it is on disk when this returns."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_dumped(line))
-            file.flush()
-            os.fsync(file.fileno())
+        """Adds a line; it is on disk when this returns.
+
+        Raises:
+            WorkError: the disk is full, for example.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_dumped(line))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise WorkError(
+                f"{self.path}: a line cannot be written: {error.strerror}. The checkpoints are as they were: make "
+                "room, and the same command continues from the newest"
+            ) from error
 
 
 def read_metrics(path: Path) -> list[Line]:

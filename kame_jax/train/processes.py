@@ -5,8 +5,11 @@ The same command runs on every host. Process 0 writes what belongs to the run; a
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
@@ -14,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from kame_jax.errors import InputError
+from kame_jax.train.signals import PREEMPTED
 
 T = TypeVar("T")
 
@@ -21,6 +25,14 @@ CLUSTERS = ("SLURM_NTASKS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_NUM_SLICES", "OMP
 """Environments in which JAX finds the other processes by itself."""
 TIMEOUT = 1800
 """Seconds to wait for the other hosts: machines of a pod do not start together."""
+SHUTDOWN_TIMEOUT = 120
+"""Seconds that a process which has failed waits for the others, which cannot know; then they are ended as well."""
+
+GONE = re.compile(
+    r"gloo|nccl|connection (reset|closed|refused)|peer|unavailable|deadline_exceeded|coordination|heartbeat",
+    re.IGNORECASE,
+)
+"""What the errors of a collective say when a process at its other end is gone."""
 
 
 def connect() -> None:
@@ -34,6 +46,7 @@ def connect() -> None:
     """
     names = ("KAME_COORDINATOR", "KAME_PROCESSES", "KAME_PROCESS")
     given = [os.environ.get(name) for name in names]
+    timeouts = {"initialization_timeout": TIMEOUT, "shutdown_timeout_seconds": SHUTDOWN_TIMEOUT}
     if any(given):
         address, count, index = given
         if not (address and (count or "").isdigit() and (index or "").isdigit() and int(index) < int(count)):  # type: ignore[arg-type]
@@ -41,9 +54,9 @@ def connect() -> None:
                 "KAME_COORDINATOR=host:port, KAME_PROCESSES=n and KAME_PROCESS=0..n-1 belong together, got "
                 + ", ".join(f"{name}={value}" for name, value in zip(names, given, strict=True))
             )
-        jax.distributed.initialize(address, int(count), int(index), initialization_timeout=TIMEOUT)  # type: ignore[arg-type]
+        jax.distributed.initialize(address, int(count), int(index), **timeouts)  # type: ignore[arg-type]
     elif any(_several(os.environ.get(name, "")) for name in CLUSTERS):
-        jax.distributed.initialize(initialization_timeout=TIMEOUT)
+        jax.distributed.initialize(**timeouts)
 
 
 def _several(value: str) -> bool:
@@ -56,18 +69,49 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def first_then_others(name: str, work: Callable[[], T]) -> T:
-    """Does `work` on process 0, then on the others, which then find on disk what it left."""
+def first_then_others(work: Callable[[], T]) -> T:
+    """Does `work` on process 0, then on the others, which then find on disk what it left.
+
+    Raises:
+        InputError: it failed on process 0, which says why.
+    """
     if jax.process_count() == 1:
         return work()
-    result = work() if is_first() else None
-    multihost_utils.sync_global_devices(name)
+    result, failed = None, True
+    try:
+        if is_first():
+            result, failed = work(), False
+    finally:
+        # The others must hear of it, or they would wait for ever.
+        failed = bool(multihost_utils.broadcast_one_to_all(np.array(failed)))
+    if failed:
+        raise InputError("process 0 could not read the run's input; see what it says")
     return work() if result is None else result
 
 
-def agreed(flags: tuple[bool, ...]) -> tuple[bool, ...]:
-    """Flags that are true on any process, the same on all; each must call this at the same step."""
+def agreed(flag: bool) -> bool:
+    """Whether the flag is true on any process; each must call this at the same step, and waits for the others."""
     if jax.process_count() == 1:
-        return flags
-    found = np.asarray(multihost_utils.process_allgather(np.array(flags))).reshape(-1, len(flags))
-    return tuple(bool(found[:, i].any()) for i in range(len(flags)))
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+@contextlib.contextmanager
+def ends_with_others() -> Iterator[None]:
+    """Of a run of several processes, ends this one when another is gone, with the status on which launchers restart.
+
+    Nothing is waited for: a checkpoint under way needs all processes, and is cleared away at the next start.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        said = " ".join(str(error).split())
+        if jax.process_count() == 1 or not GONE.search(said):
+            raise
+        print(
+            f"kame-jax: another process of the run is gone ({said[:200]}): this one ends as well, and the same command "
+            "continues from the newest checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(PREEMPTED)

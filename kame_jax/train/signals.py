@@ -6,6 +6,9 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+import jax
+from jax.experimental import multihost_utils
+
 PREEMPTED = 75
 """Exit status after SIGTERM, once the state is saved: the same command continues (EX_TEMPFAIL of sysexits.h)."""
 
@@ -13,7 +16,9 @@ PREEMPTED = 75
 class Signals:
     """Holds SIGINT and SIGTERM back while it is entered; a second one ends the program at once.
 
-    Python lets only the main thread do so; elsewhere nothing is caught.
+    Python lets only the main thread do so; elsewhere nothing is caught. In a run of several processes SIGTERM belongs
+    to JAX's coordination service, which has caught it since the processes joined: it tells all of them, and names a
+    step that none has reached yet. A SIGINT is passed on to it.
     """
 
     def __init__(self) -> None:
@@ -22,8 +27,9 @@ class Signals:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Signals:
+        held = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else (signal.SIGINT,)
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in held:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -31,6 +37,18 @@ class Signals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._release()
+
+    def stop_after(self, step: int) -> bool:
+        """Whether the run must end after this step. Every process asks at every step; all get the same answer.
+
+        Nothing waits for a device, nor for another process unless a signal has come.
+        """
+        if jax.process_count() == 1:
+            return self.caught is not None
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return False
+        self.caught = self.caught or signal.SIGTERM
+        return True
 
     def raise_caught(self) -> None:
         """Does nothing, or ends the run.
@@ -47,6 +65,8 @@ class Signals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.caught = number
         self._release()
+        if jax.process_count() > 1:
+            signal.raise_signal(signal.SIGTERM)
 
     def _release(self) -> None:
         for number, handler in self._before.items():

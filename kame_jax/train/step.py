@@ -15,7 +15,7 @@ from kame_jax.interop import tree
 from kame_jax.model import LM, Execution
 from kame_jax.sharding import BATCH
 from kame_jax.train.dropout import drop_inputs
-from kame_jax.train.loss import Batch, Parts, add_parts, label_counts, loss_parts, total_loss
+from kame_jax.train.loss import Batch, Parts, label_counts, loss_parts, total_loss
 from kame_jax.train.optimizer import group_of
 from kame_jax.train.state import (
     Frozen,
@@ -35,7 +35,7 @@ class StepMetrics(NamedTuple):
     """What a step leaves to be logged, on the device until it is asked for."""
 
     parts: Parts
-    """Sums over the whole batch."""
+    """Sums over the whole batch; where each micro-batch is normalised by itself, those of each: `[micro_batches]`."""
     grad_norm: jax.Array
     """float32: global norm before clipping."""
     group_norms: dict[str, jax.Array]
@@ -105,15 +105,16 @@ def make_train_step(
         if micro_batches == 1:
             return grad(learning, batch)
 
-        def body(total: Any, part: Batch) -> tuple[Any, None]:
+        def body(total: Params, part: Batch) -> tuple[Params, Parts]:
             grads, parts = grad(learning, part)
-            return (jax.tree.map(jax.numpy.add, total[0], grads), add_parts(total[1], parts)), None
+            return jax.tree.map(jax.numpy.add, total, grads), parts
 
-        cut = _cut(batch, micro_batches, mesh)
-        shapes = jax.eval_shape(grad, learning, jax.tree.map(lambda x: x[0], cut))
-        zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), shapes)
-        zeros = (jax.lax.with_sharding_constraint(zeros[0], frozen.split(places.params)[0]), zeros[1])
-        return jax.lax.scan(body, zeros, cut)[0]
+        zeros = jax.tree.map(jax.numpy.zeros_like, learning)
+        zeros = jax.lax.with_sharding_constraint(zeros, frozen.split(places.params)[0])
+        grads, parts = jax.lax.scan(body, zeros, _cut(batch, micro_batches, mesh))
+        if weights.normalise == "global":
+            parts = jax.tree.map(lambda x: x.sum(axis=0), parts)
+        return grads, parts
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         if dropout != DropoutConfig():

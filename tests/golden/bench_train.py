@@ -36,7 +36,7 @@ def main() -> None:
     for _ in range(spec["steps"] + 2):
         start = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            total = loss(model, batch)["total"]
+            total = loss(model, batch)["loss/total"]
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -186,38 +186,52 @@ def batch_tensors(batch: Batch, suffix: str = "") -> dict[str, torch.Tensor]:
     return {f"inputs{suffix}": batch.inputs, f"labels{suffix}": batch.labels, f"oracle{suffix}": batch.oracle}
 
 
-def parts_tensors(parts: dict[str, torch.Tensor], suffix: str = "") -> dict[str, torch.Tensor]:
-    return {f"loss{suffix}.{name}": value.detach().reshape(1) for name, value in parts.items()}
+def parts_tensors(logged: dict[str, torch.Tensor], suffix: str = "") -> dict[str, torch.Tensor]:
+    """Logged values as `loss<suffix>.<part>` and `accuracy<suffix>.<part>`."""
+    return {f"{suffix}.".join(name.split("/")): value.detach().reshape(1) for name, value in logged.items()}
 
 
 def gradients(model: OracleLM, batch: Batch) -> dict[str, torch.Tensor]:
     """Loss parts, and the gradient of the total for every parameter under `grad.<its name>`."""
     model.zero_grad()
-    parts = loss(model, batch)
-    parts["total"].backward()
+    logged = loss(model, batch)
+    logged["loss/total"].backward()
     grads = {f"grad.{name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return parts_tensors(parts) | grads
+    return parts_tensors(logged) | grads
 
 
-def train(model: OracleLM, batches: list[Batch], steps: int) -> dict[str, torch.Tensor]:
+MICRO_FINAL = ("oracle_emb.weight", "transformer.layers.1.gating.linear_in.weight", "linears.3.weight")
+"""Of the last parameters of the accumulated steps these are kept, one of each kind, to keep the files small."""
+
+
+def train(model: OracleLM, batches: list[list[Batch]], steps: int, name: str) -> dict[str, torch.Tensor]:
     """Clipping and AdamW as kame_finetune sets them, in its two groups, at rates that show.
 
-    Returns each step's loss and gradient norm, and the last parameters.
+    Each entry of `batches` is a step's micro-batches, one backward pass each, of whose gradients the mean is taken as
+    accelerate and DeepSpeed do. Returns every logged value of each step (`<name>.loss.<part>`, averaged over
+    micro-batches), the gradient's norm, and the last parameters (`<name>_final.<parameter>`).
     """
+    model.temporal_out = None  # of the last forward pass: no leaf, which cannot be copied
+    model = copy.deepcopy(model)
     depth = [p for name, p in model.named_parameters() if name.startswith(("depformer", "linears"))]
     others = [p for name, p in model.named_parameters() if not name.startswith(("depformer", "linears"))]
     groups = [{"params": others, "lr": 1e-3}, {"params": depth, "lr": 2e-3}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1)
-    totals, norms = [], []
+    rows: dict[str, list[torch.Tensor]] = {}
     for step in range(steps):
         optimizer.zero_grad()
-        total = loss(model, batches[step % len(batches)])["total"]
-        total.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        found = []
+        parts = batches[step % len(batches)]
+        for batch in parts:
+            found.append(loss(model, batch))
+            (found[-1]["loss/total"] / len(parts)).backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        totals.append(total.detach())
-    final = {f"final.{name}": p.detach().clone() for name, p in model.named_parameters()}
-    return {"adamw_losses": torch.stack(totals), "adamw_norms": torch.stack(norms)} | final
+        means = {key: torch.stack([one[key].detach() for one in found]).nanmean() for key in found[0]}
+        for key, value in (means | {"grad_norm": norm}).items():
+            rows.setdefault(f"{name}.{key.replace('/', '.')}", []).append(value)
+    final = {f"{name}_final.{key}": p.detach().clone() for key, p in model.named_parameters()}
+    return {key: torch.stack(values) for key, values in rows.items()} | final
 
 
 def make_kame() -> None:
@@ -260,7 +274,11 @@ def make_kame() -> None:
         if name == "only_padding":
             batch.labels[:, 1:] = -1
         found |= batch_tensors(batch, f"_{name}") | parts_tensors(loss(model, batch), f"_{name}")
-    save("kame", "loss", found | train(model, batches, 10))
+    found |= train(model, [[batch] for batch in batches], 20, "adamw")
+    micro = train(model, [batches], 20, "micro")
+    ends = {f"micro_final.{name}" for name in MICRO_FINAL}
+    found |= {key: t for key, t in micro.items() if not key.startswith("micro_final.") or key in ends}
+    save("kame", "loss", found)
 
 
 def make_long(model: OracleLM) -> float:
@@ -356,7 +374,11 @@ def make_lora() -> None:
     save_stream("lora", "stream", model, 40, 2, 82, condition=condition)
     batch = make_batch(model, (9, 6), np.random.default_rng(83))
     found = {name: value for name, value in gradients(model, batch).items() if "frozen_W" not in name}
-    found = {name: value for name, value in found.items() if name.startswith("loss.") or ".lora_" in name}
+    found = {
+        name: value
+        for name, value in found.items()
+        if name.startswith(("loss.", "accuracy.")) or ".lora_" in name
+    }
     save("lora", "loss", batch_tensors(batch) | found)
 
 

@@ -170,7 +170,7 @@ class LossWeights:
 
 
 def loss(model: OracleLM, batch: Batch, weights: LossWeights = LossWeights()) -> dict[str, torch.Tensor]:
-    """kame_finetune's `forward`: the total under "total", every logged part under its logged name without `loss/`.
+    """kame_finetune's `forward`: the total under "loss/total", everything else under the name that it is logged by.
 
     All `dep_q` predicted rows count; past the own ones (`dep_q > n_q / 2`) they are the user's.
     """
@@ -180,37 +180,49 @@ def loss(model: OracleLM, batch: Batch, weights: LossWeights = LossWeights()) ->
     model.oracle_row = None
     logits = model.forward_depformer_training(columns[:, :, 1:], h[:, :-1])
 
-    text = _losses(text_logits[:, 0, :-1], labels[:, 0])
+    text, text_right = _losses(text_logits[:, 0, :-1], labels[:, 0])
     is_padding = labels[:, 0] == model.text_padding_token_id
-    non_pad, pad = text[(labels[:, 0] >= 0) & ~is_padding], text[is_padding]
+    spoken = (labels[:, 0] >= 0) & ~is_padding
     zero = torch.zeros(())
-    text_total = (non_pad.mean() if len(non_pad) else zero) + weights.padding * (
-        pad.mean() if len(pad) else zero
-    )
-    parts = {"text_total": text_total, "text_non_pad": non_pad.mean(), "text_pad": pad.mean()}
+    text_total = zero
+    logged = {}
+    for name, cells, weight in (("text_non_pad", spoken, 1.0), ("text_pad", is_padding, weights.padding)):
+        if cells.any():
+            text_total = text_total + weight * text[cells].mean()
+        logged |= {f"loss/{name}": text[cells].mean(), f"accuracy/{name}": text_right[cells].mean()}
+    logged["loss/text_total"] = text_total
 
     audio_sum, audio_weight = zero, 0.0
     own = min(model.dep_q, model.n_q // 2)
     for suffix, first, last in (("", 0, own), ("_user", own, model.dep_q)):
         if first == last:
             continue
-        kept = []
+        kept, right = [], []
         for row in range(first, last):
             target = labels[:, 1 + row]
-            kept.append(_losses(logits[:, row], target)[target >= 0])
+            for found, into in zip(_losses(logits[:, row], target), (kept, right), strict=True):
+                into.append(found[target >= 0])
         semantic, acoustic = kept[0], torch.cat(kept[1:])
         audio_sum = audio_sum + weights.semantic * semantic.sum() + weights.acoustic * acoustic.sum()
         audio_weight += weights.semantic * len(semantic) + weights.acoustic * len(acoustic)
-        parts |= {f"audio_semantic{suffix}": semantic.mean(), f"audio_acoustic{suffix}": acoustic.mean()}
-    parts["audio_total"] = audio_sum / audio_weight if audio_weight else audio_sum
-    parts["total"] = text_total + parts["audio_total"]
-    return parts
+        logged |= {
+            f"loss/audio_semantic{suffix}": semantic.mean(),
+            f"loss/audio_acoustic{suffix}": acoustic.mean(),
+            f"accuracy/audio_semantic{suffix}": right[0].mean(),
+            f"accuracy/audio_acoustic{suffix}": torch.cat(right[1:]).mean(),
+        }
+    logged["loss/audio_total"] = audio_sum / audio_weight if audio_weight else audio_sum
+    logged["loss/total"] = text_total + logged["loss/audio_total"]
+    return logged
 
 
-def _losses(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross entropy per cell, 0 where the target is -1: `logits [B, T, card]`, `target [B, T]` to `[B, T]`."""
+def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy per cell, 0 where the target is -1, and whether the best class is it.
+
+    `logits [B, T, card]`, `target [B, T]` to twice float `[B, T]`.
+    """
     flat = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=-1, reduction="none")
-    return flat.view(target.shape)
+    return flat.view(target.shape), (logits.argmax(-1) == target).float()
 
 
 def smallest_margin(run) -> tuple[object, float]:

@@ -147,11 +147,30 @@ def test_the_estimate_is_near_what_the_compiler_says():
 
 @tpu
 @pytest.mark.slow
-def test_a_small_step_compiles_for_a_tpu_and_a_large_one_is_refused():
-    config = run_config("run", "data", batch_size=8, dtype="bfloat16")
+def test_a_small_step_gathers_a_layer_at_a_time_and_gives_each_device_its_part_of_the_gradient():
+    layers = 5
+    config = with_settings(
+        run_config("run", "data", batch_size=8, dtype="bfloat16"),
+        model__temporal__dim=512,
+        model__temporal__ffn_dim=1024,
+        model__temporal__num_layers=layers,
+    )
     plan = make_plan(config, parse_target("v5e:2x4"), 24)
     assert plan.fits
-    assert {c.kind for c in plan.compiled.collectives} & {"all-gather", "reduce-scatter", "all-reduce"}
+    weights = {3 * 512 * 512, 512 * 512, 2 * 1024 * 512, 1024 * 512}
+    kinds = set()
+    for one in plan.compiled.collectives:
+        size = math.prod(int(n) for n in one.shape.partition("[")[2].rstrip("]").split(",") if n)
+        assert size not in {layers * n for n in weights}, f"all layers at once: {one}"
+        if size in weights:
+            assert one.times == layers, f"outside the loop over layers: {one}"
+            kinds.add(one.kind)
+    assert kinds == {"all-gather", "reduce-scatter"}
+
+
+@tpu
+@pytest.mark.slow
+def test_a_step_that_is_too_large_is_refused():
     large = with_settings(load_run("kame_7b"), train__batch_size=8, train__dtype="bfloat16")
     refused = make_plan(large, parse_target("v5e:2x4"), 64)
     assert not refused.fits

@@ -1,10 +1,12 @@
 """Run as a program: gradients of one batch on meshes of eight simulated devices, against one device.
 
 A process of its own, because the number of devices is chosen once. Takes names of meshes, and prints for each of them
-the largest differences.
+the largest differences, and what its compiled text gathers and sums of the layers' weights.
 """
 
+import dataclasses
 import json
+import math
 import sys
 
 import jax
@@ -12,39 +14,72 @@ import numpy as np
 import optax
 
 from kame_jax.config import LossConfig
+from kame_jax.interop import tree
+from kame_jax.plan.hlo import collectives
 from kame_jax.sharding import make_mesh
 from kame_jax.train.state import abstract_model, dotted, init_params, init_state, state_shardings
 from kame_jax.train.step import make_train_step, put_batch
 from tests.train.small import MODEL, batch
 
 MESHES = {"replica": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 4), "mixed": (2, 2, 2)}
+LAYERS = 5
+DEEP = dataclasses.replace(
+    MODEL,
+    temporal=dataclasses.replace(MODEL.temporal, num_layers=LAYERS),
+    depth=dataclasses.replace(MODEL.depth, num_layers=LAYERS),
+)
+"""The small model with so many layers that no stack of one weight has the size of another thing here."""
+
+
+def weight_traffic(text, tensor):
+    """Collectives of the size of a layer's weight: those of all layers at once, and the kinds of those in the loops.
+
+    Args:
+        text: of the compiled step.
+        tensor: devices along that axis, which keep their own part.
+    """
+    shapes = tree.shapes(abstract_model(DEEP))
+    one = {
+        math.prod(shape[1:]) for path, shape in shapes.items() if ".layers." in path and "norm" not in path
+    }
+    one |= {size // tensor for size in one}
+    stacks, looped = [], set()
+    for found in collectives(text):
+        size = math.prod(int(n) for n in found.shape.partition("[")[2].rstrip("]").split(",") if n)
+        if size in {LAYERS * n for n in one}:
+            stacks.append(f"{found.kind} {found.shape}")
+        elif size in one and found.times % LAYERS == 0:
+            looped.add(found.kind)
+    return stacks, sorted(looped)
 
 
 def gradients(sizes, micro_batches, params):
-    """Gradients by path, and the metrics, of a step on a mesh."""
+    """Of a step on a mesh: gradients by path, metrics, how many arrays of the state are cut, the weights' traffic."""
     mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
-    model = abstract_model(MODEL)
+    model = abstract_model(DEEP)
     keep = optax.trace(decay=0.0)  # its state is the gradient
     places = state_shardings(model, keep, mesh)
     state = init_state(jax.device_put(params, places.params), keep, places)
+    rows = put_batch(batch(rows=16), mesh)
     step = make_train_step(model, keep, LossConfig(), mesh, micro_batches=micro_batches)
+    step = step.lower(state, rows).compile()
     spread = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.opt_state))
-    state, out = step(state, put_batch(batch(rows=16), mesh))
+    state, out = step(state, rows)
     grads = {
         dotted(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
     }
-    return grads, jax.device_get(out), spread
+    return grads, jax.device_get(out), spread, weight_traffic(step.as_text(), sizes[2])
 
 
 def main(names):
     """Print one JSON object."""
     assert len(jax.devices()) == 8
-    params = jax.device_get(init_params(MODEL, 3, make_mesh(devices=jax.devices()[:1])))
-    expected, out, _ = gradients((1, 1, 1), 1, params)
+    params = jax.device_get(init_params(DEEP, 3, make_mesh(devices=jax.devices()[:1])))
+    expected, out, _, _ = gradients((1, 1, 1), 1, params)
     report = {}
     for name in names:
-        found, parts, spread = gradients(MESHES[name], 2 if name == "mixed" else 1, params)
+        found, parts, spread, traffic = gradients(MESHES[name], 2 if name == "mixed" else 1, params)
         off = {
             path: np.abs(found[path] - value).max() / np.abs(value).max() for path, value in expected.items()
         }
@@ -56,6 +91,8 @@ def main(names):
             "loss": float(max(losses.values())),
             "norm": float(abs(parts.grad_norm / out.grad_norm - 1)),
             "spread": spread,
+            "stacks": traffic[0],
+            "looped": traffic[1],
         }
     print(json.dumps(report))
 

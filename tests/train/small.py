@@ -1,5 +1,7 @@
 """A run small enough to train in seconds: its settings, random records and batches."""
 
+import os
+
 import numpy as np
 
 from kame_jax.config import (
@@ -19,6 +21,7 @@ from kame_jax.config import (
 )
 from kame_jax.data.events import pack_events
 from kame_jax.data.records import Record, save_record
+from kame_jax.train.metrics import Silent
 
 MODEL = ModelConfig(
     n_q=4,
@@ -45,6 +48,17 @@ def run_config(folder, data, **train) -> RunConfig:
         train=TrainConfig(**settings),
         optimizer=OptimizerConfig(learning_rate=1e-2, depth_learning_rate=2e-2, warmup_steps=2),
     )
+
+
+class SignalAt(Silent):
+    """Sends this process a signal when a step is logged."""
+
+    def __init__(self, step, number):
+        self.at, self.number = step, number
+
+    def step(self, line, total):
+        if line["step"] == self.at:
+            os.kill(os.getpid(), self.number)
 
 
 def with_settings(config: RunConfig, **changes) -> RunConfig:

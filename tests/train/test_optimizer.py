@@ -1,4 +1,4 @@
-"""Rates, groups and decay of the optimizer. Ten steps against PyTorch's AdamW are in `test_golden_loss`."""
+"""Rates, groups and decay of the optimizer. Twenty steps against PyTorch's AdamW are in `test_golden_loss`."""
 
 import dataclasses
 

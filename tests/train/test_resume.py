@@ -1,6 +1,7 @@
 """Work is not lost: damaged checkpoints, the best ones, time, a moving average, silence; and nothing runs twice."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ from kame_jax.train import loop
 from kame_jax.train.checksum import checksum
 from kame_jax.train.loop import run
 from kame_jax.train.metrics import Silent, read_metrics
-from tests.train.small import run_config, with_settings, write_records
+from kame_jax.train.step import ARRAYS
+from tests.train.small import SignalAt, run_config, with_settings, write_records
 
 
 class Notes(Silent):
@@ -106,18 +108,128 @@ def test_a_moving_average_is_evaluated_and_is_a_checkpoint_at_the_end(finished):
 
 
 def test_time_alone_makes_a_checkpoint(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_minutes_since", lambda moment, minutes: minutes == 7.0)
+    monkeypatch.setattr(loop, "_minutes_since", lambda moment: 7.5)
     run(run_config(tmp_path, data, steps=2, checkpoint_every=0, checkpoint_minutes=7.0), progress=Silent())
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
 
 
-def test_the_step_is_compiled_once(data, tmp_path, monkeypatch):
-    """Under the transfer guard that the loop itself puts around it."""
-    made = []
+@pytest.fixture
+def program_of(monkeypatch):
+    """Changes the program of the next run: its step is what a function makes of it."""
     original = loop.make_program
-    monkeypatch.setattr(loop, "make_program", lambda *args: made.append(original(*args)) or made[-1])
-    run(run_config(tmp_path, data, steps=5, log_every=2), progress=Silent())
-    assert made[0].step._cache_size() == 1
+
+    def change(wrap):
+        def make(*args):
+            program = original(*args)
+            return program._replace(step=wrap(program.step))
+
+        monkeypatch.setattr(loop, "make_program", make)
+
+    return change
+
+
+class Lines(Silent):
+    """Notes the lines of metrics in a list."""
+
+    def __init__(self, events):
+        self.events = events
+
+    def step(self, line, total):
+        self.events.append(f"line {line['step']}")
+
+
+def test_a_step_is_read_when_the_next_is_under_way_and_after_the_first_ones_nothing_compiles(
+    data, tmp_path, program_of
+):
+    events = []
+
+    def noting(step):
+        def call(state, batch):
+            events.append("step")
+            return step(state, batch)
+
+        return call
+
+    def heard(name, seconds, **facts):
+        if name == "/jax/core/compile/backend_compile_duration":
+            events.append("compiled")
+
+    program_of(noting)
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        run(run_config(tmp_path, data, steps=6, checkpoint_every=0), progress=Lines(events))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    first, last = events.index("line 2"), events.index("line 5")
+    assert "compiled" in events[:first]
+    assert events[first - 1 : last + 1] == [
+        "step",
+        "line 2",
+        "step",
+        "line 3",
+        "step",
+        "line 4",
+        "step",
+        "line 5",
+    ]
+
+
+def test_a_hidden_copy_to_the_devices_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "put_batch", lambda batch, mesh, size: {name: batch[name] for name in ARRAYS})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        run(run_config(tmp_path, data, steps=2), progress=Silent())
+
+
+COMBINATIONS = {
+    "adapters alone": {
+        "model__lora": {"rank": 2, "scaling": 2.0},
+        "optimizer__temporal__freeze": True,
+        "optimizer__depth__freeze": True,
+        "optimizer__embeddings__freeze": True,
+        "optimizer__oracle__freeze": True,
+        "train__frozen_dtype": "bfloat16",
+        "train__dtype": "bfloat16",
+        "train__remat": "attention",
+        "train__loss_chunks": 2,
+    },
+    "everything": {
+        "model__oracle": "tie",
+        "model__dep_q": 4,
+        "train__micro_batches": 2,
+        "train__remat": "dots",
+        "loss__normalise": "micro_batch",
+        "optimizer__schedule": "cosine",
+        "optimizer__embeddings__learning_rate": 1e-3,
+        "dropout__text": 0.5,
+        "dropout__code": 0.1,
+        "data__pack": True,
+    },
+}
+
+
+@pytest.mark.parametrize("settings", COMBINATIONS.values(), ids=COMBINATIONS)
+def test_settings_go_together_and_continue_bit_for_bit(data, tmp_path, settings):
+    """With a moving average and moments in bfloat16."""
+    configs = [
+        with_settings(
+            run_config(tmp_path / name, data, steps=4, checkpoint_every=2, ema=0.5),
+            optimizer__moments="bfloat16",
+            **settings,
+        )
+        for name in ("straight", "stopped")
+    ]
+    run(configs[0], progress=Silent())
+    with pytest.raises(SystemExit):
+        run(configs[1], progress=SignalAt(1, signal.SIGTERM))
+    assert run(configs[1], progress=Silent())["resumed_from"] in (1, 2)
+    for place in ("checkpoints/4", "ema"):
+        expected, found = (weights(tmp_path / name / place) for name in ("straight", "stopped"))
+        assert all(value.tobytes() == found[path].tobytes() for path, value in expected.items())
+    averaged, last = weights(tmp_path / "straight" / "ema"), weights(tmp_path / "straight")
+    moved = {path for path in last if (averaged[path] != last[path]).any()}
+    learns = {path for path in last if path.endswith(("lora_a", "lora_b"))} or set(last)
+    assert moved <= learns
+    assert any("oracle" in path or "lora_b" in path or "text_emb" in path for path in moved)
 
 
 def test_frozen_groups_stay_and_the_others_learn(data, tmp_path):
@@ -155,11 +267,14 @@ def test_a_checksum_is_of_the_bits_and_of_their_places():
 
 
 def test_silence_ends_the_process_with_the_status_of_a_restart():
+    """Half a second more than a step is allowed to what compiles."""
     code = (
         "import time\n"
         "from kame_jax.train.watchdog import Watchdog\n"
-        "with Watchdog(0.4 / 60) as dog:\n"
+        "with Watchdog(0.4 / 60, allowance=0.5 / 60) as dog:\n"
+        "    time.sleep(0.6); dog.alive()\n"
         "    for _ in range(3):\n        time.sleep(0.25); dog.alive()\n"
+        "    dog.be_patient(); time.sleep(0.6); dog.alive()\n"
         "    print('alive', flush=True)\n"
         "    time.sleep(60)\n"
     )
