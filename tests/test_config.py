@@ -5,6 +5,7 @@ import math
 
 import jax
 import pytest
+import yaml
 from flax import nnx
 
 from kame_jax.codec.mimi import Mimi
@@ -12,6 +13,7 @@ from kame_jax.config import (
     DepthConfig,
     MimiConfig,
     ModelConfig,
+    RunConfig,
     TransformerConfig,
     build,
     config_names,
@@ -23,6 +25,7 @@ from kame_jax.config import (
     to_yaml,
     validate,
 )
+from kame_jax.config.presets import RUN_PRESETS
 from kame_jax.errors import InputError
 from kame_jax.model import LM
 
@@ -195,6 +198,26 @@ def test_a_preset_is_the_named_section_under_ones_own(tmp_path):
     temporal = dataclasses.replace(kame.temporal, context=100)
     assert mine.architecture == dataclasses.replace(kame, oracle="tie", temporal=temporal)
     assert load_run("tiny", ["model.preset=moshi_7b"]).model.card == load_run("tiny").model.card
+
+
+def test_a_preset_of_the_run_sets_every_training_rule_under_ones_own_settings(tmp_path):
+    def chosen(run):
+        values = to_dict(run)
+        return {key: values[key.split(".")[0]][key.split(".")[1]] for key in RUN_PRESETS["reference"]}
+
+    for name, settings in RUN_PRESETS.items():
+        assert chosen(load_run("kame_7b", [f"preset={name}"])) == settings
+    assert chosen(load_run("kame_7b")) == RUN_PRESETS["kame-jax"], "the corrections are the defaults"
+    (tmp_path / "mine.yaml").write_text(
+        "preset: reference\nmodel: {preset: kame_7b}\noracle: {causal: true}\n"
+    )
+    mine = load_run(tmp_path / "mine.yaml", ["data.mask_fill=true", "oracle.jitter=4"])
+    assert (mine.oracle.tail, mine.oracle.causal, mine.oracle.jitter) == ("keep", True, 4)
+    assert (mine.data.carry_oracle, mine.data.mask_fill) == (False, True)
+    assert build(RunConfig, yaml.safe_load(to_yaml(mine))) == mine, "the settings say it all"
+    (tmp_path / "mine.yaml").write_text("model: {preset: kame_7b}\npreset: moshi\n")
+    with pytest.raises(InputError, match='line 2: preset: expected one of kame-jax, reference, got "moshi"'):
+        load_run(tmp_path / "mine.yaml")
 
 
 def test_a_preset_that_leads_back_to_itself_is_refused(tmp_path):

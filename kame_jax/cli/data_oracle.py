@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from kame_jax.errors import InputError
 if TYPE_CHECKING:
     from kame_jax.config import LLMConfig
     from kame_jax.data.oracles import Job, Report
+    from kame_jax.data.random_oracle import Tokens
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,6 +34,11 @@ def add_parser(subparsers: Any) -> None:
         "--tokenizer",
         metavar="FILE",
         help="measures replies in tokens for the random strategy (default: words)",
+    )
+    add(
+        "--pool",
+        metavar="DIR",
+        help="dialogues whose replies the random strategy shows (default: DIALOGUES); keep held-out ones out of it",
     )
     add("--raw-text", action="store_true", help="leave answers as they come (thinking tags, markup, digits)")
     add(
@@ -89,6 +94,7 @@ def _run(args: argparse.Namespace) -> None:
         "events": report.events,
         "events_by_level": report.levels,
         "unspeakable": report.empty,
+        "without_reply": report.without_reply,
         "changes": dict(report.changes),
         "stopped": report.stopped,
     }
@@ -97,6 +103,8 @@ def _run(args: argparse.Namespace) -> None:
         f"by hint level: {'  '.join(f'{i}: {n:,}' for i, n in enumerate(report.levels))}\n"
         f"made speakable: {', '.join(f'{k} {n:,}' for k, n in report.changes.items()) or 'nothing to change'}"
     )
+    if report.without_reply:
+        text += f"\n{report.without_reply:,} events left out, other dialogues have too few replies of such a length"
     problems = report.problems
     if report.stopped:
         problems = [*problems, f"stopped: {report.stopped}; run again to go on, nothing is asked twice"]
@@ -122,7 +130,8 @@ async def _make(
                 job,
                 out=args.out,
                 answers=answers,
-                length=_length(args.tokenizer),
+                tokens=_tokens(args.tokenizer),
+                pool=args.pool,
                 shard=shard,
                 overwrite=args.overwrite,
                 progress=progress,
@@ -136,11 +145,10 @@ async def _make(
             return await make(answers)
 
 
-def _length(tokenizer: str | None) -> Callable[[str], int]:
-    """Measures a reply."""
+def _tokens(tokenizer: str | None) -> Tokens:
+    """What replies are measured in."""
     if tokenizer is None:
-        return lambda text: len(text.split())
-    from kame_jax.oracle.text import encode_oracle, load_tokenizer
+        return str.split
+    from kame_jax.oracle.text import load_tokenizer
 
-    pieces = load_tokenizer(tokenizer)
-    return lambda text: len(encode_oracle(pieces, text))
+    return load_tokenizer(tokenizer).encode

@@ -17,6 +17,7 @@ import yaml
 
 from kame_jax.config.build import build, problem_list, shown, to_dict
 from kame_jax.config.model import MimiConfig, ModelConfig
+from kame_jax.config.presets import RUN_PRESETS
 from kame_jax.config.run import RunConfig, RunModelConfig
 from kame_jax.errors import InputError
 
@@ -83,7 +84,7 @@ def load_run(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     document, problems = _overridden(_read(path), overrides)
     if problems:
         raise problem_list(str(source), problems)
-    document = _with_presets(document, (path,))
+    document = _with_run_preset(_with_presets(document, (path,)), str(source))
     return build(RunConfig, document.values, document.sources, about=str(source))
 
 
@@ -281,6 +282,23 @@ def _with_presets(document: _Document, seen: tuple[Path, ...]) -> _Document:
         )
         document = dataclasses.replace(merged, values={**document.values, **merged.values})
     return document
+
+
+def _with_run_preset(document: _Document, about: str) -> _Document:
+    """The document with the settings of its own `preset` under those that it has."""
+    if "preset" not in document.values:
+        return document
+    name, where = document.values["preset"], document.sources.get("preset", "")
+    if not isinstance(name, str) or name not in RUN_PRESETS:
+        raise InputError(
+            f"{about}: {where}: preset: expected one of {', '.join(RUN_PRESETS)}, got {shown(name)}"
+        )
+    chosen: dict[str, Any] = {}
+    for key, value in RUN_PRESETS[name].items():
+        section, _, setting = key.partition(".")
+        chosen.setdefault(section, {})[setting] = value
+    own = {key: value for key, value in document.values.items() if key != "preset"}
+    return _merged(_Document(chosen, {}), _Document(own, document.sources))
 
 
 def _merged(below: _Document, above: _Document) -> _Document:

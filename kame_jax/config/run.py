@@ -1,6 +1,7 @@
 """What a run is made of: model, codec, data, training, loss, optimizer and mesh.
 
-Defaults are those of kame_finetune (its `finetune.py`) where it has one.
+Defaults are those of kame_finetune (its `finetune.py`) where it has one, but for the defects that
+`config/presets.py` lists.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class DataConfig:
     """Shorter pieces are dropped, and counted; None keeps all."""
     context: Count = 0
     """Frames that a later piece repeats from the one before, read but not learnt again."""
-    carry_oracle: bool = False
+    carry_oracle: bool = True
     """An answer that began in an earlier piece goes on in the next; kame_finetune loses it."""
-    mask_fill: bool = False
+    mask_fill: bool = True
     """The padding behind a dialogue's last frame is no label; in kame_finetune it is."""
     pack: bool = False
     """Short samples share rows of `max_frames`, one behind the other; attention may look back over the seam."""
@@ -103,7 +104,7 @@ class OracleConfig:
     """Only the true reply is ever shown."""
     hint_warmup: tuple[Count, Count] | None = None
     """With `hint_only`: always up to the first step, never from the second on, linearly rarer between."""
-    causal: bool = False
+    causal: bool = True
     """The oracle row is only ever moved later, never before the words it is based on."""
     start_first: bool = False
     """A dialogue's first oracle column is a start, as in the reference's forward pass, not idle as in its collator."""
@@ -276,7 +277,11 @@ class MeshConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run, from a YAML file and overrides; written to its folder as `config.yaml`."""
+    """One run, from a YAML file and overrides; written to its folder as `config.yaml`.
+
+    A file or an override may also say `preset: kame-jax` (the defaults) or `preset: reference`, which sets what
+    `config/presets.py` lists; settings of one's own win over it.
+    """
 
     run_dir: str = "runs/default"
     """Folder of everything that the run writes."""

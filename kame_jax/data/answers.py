@@ -66,15 +66,12 @@ class Answers:
         config: of the endpoint; its budget counts what the cache has cost already.
         cache: folder of the answers; None keeps none.
         name: of this process's file in it, when several share the cache.
-        client: who asks, in place of one made from `config`.
 
     Raises:
         InputError: a damaged cache; what `Client` raises.
     """
 
-    def __init__(
-        self, config: LLMConfig, cache: str | Path | None, name: str = "0", client: Client | None = None
-    ) -> None:
+    def __init__(self, config: LLMConfig, cache: str | Path | None, name: str = "0") -> None:
         self.config = config
         self._known: dict[str, str] = {}
         self._waiting: dict[str, asyncio.Future[str]] = {}
@@ -86,12 +83,10 @@ class Answers:
             for path in sorted(folder.glob("answers-*.jsonl")):
                 spent += self._load(path)
             self._file = _appending(folder / f"answers-{name}.jsonl")
-        self._client = client or Client(config)
+        self._client = Client(config, give_up_after=FAILURES_IN_A_ROW)
         self._client.usage += spent
-        # Questions wait here, not in the client: it looks at the budget when a question comes to it.
-        self._places = asyncio.Semaphore(config.max_concurrent)
         self._began = time.monotonic()
-        self._asked = self._reused = self._failed = self._in_a_row = 0
+        self._asked = self._reused = self._failed = 0
 
     def _load(self, path: Path) -> Usage:
         """Takes the answers of a file over; a last line that was cut off is no answer."""
@@ -159,20 +154,17 @@ class Answers:
         return text
 
     async def _call(self, key: str, messages: Sequence[Message]) -> str:
-        async with self._places:
-            if self._in_a_row >= FAILURES_IN_A_ROW:
-                raise Stopped(f"{self._in_a_row} answers in a row did not come, the endpoint is given up")
-            try:
-                answer = await self._client.complete(messages)
-            except LLMError as error:
-                if error.kind == "budget":
-                    raise Stopped(str(error)) from None
-                self._asked += 1
-                self._failed += 1
-                self._in_a_row += 1
-                raise
+        try:
+            answer = await self._client.complete(messages)
+        except LLMError as error:
+            if error.kind in ("budget", "given_up"):
+                raise Stopped(str(error)) from None
+            self._asked += 1
+            self._failed += 1
+            raise
+        # Nothing is awaited between the answer and its line in the file: a place is free for the next question only
+        # when this answer is safe.
         self._asked += 1
-        self._in_a_row = 0
         self._known[key] = answer.text
         if self._file is not None:
             item = {

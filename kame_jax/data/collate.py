@@ -36,7 +36,7 @@ class OracleAugment:
     jitter: int = 0
     """Each event is moved later by 0 to this many frames."""
     hint_only: bool = False
-    """Only the true reply is ever shown; events without one are dropped."""
+    """Only the true reply is ever shown; events without one, or that are not to show it, are dropped."""
     hint_warmup: tuple[int, int] | None = None
     """With `hint_only`: always up to the first step, never from the second on, linearly rarer between."""
     causal: bool = False
@@ -104,12 +104,14 @@ def oracle_row(
         position = int(events.frame_pos[i])
         if not -sample.lead <= position < length:
             continue
-        if not events.skip_forbid[i] and skip > 0 and float(rng.random()) < skip:
+        if not events.protected(i) and skip > 0 and float(rng.random()) < skip:
             continue
         if augment.jitter > 0:
             position += int(rng.integers(0, augment.jitter + 1))
             if position >= length:
                 continue
+        if hint_only and events.use_hint[i] == 0:
+            continue
         answer = events.hint(i) if hint_only or events.shows_hint(i) else events.prediction(i)
         if answer.size:
             positions.append(position + sample.lead)

@@ -77,6 +77,10 @@ class OracleEvents:
             self.use_hint[keep],
         )
 
+    def protected(self, i: int) -> bool:
+        """Whether training never skips the event: a turn's last, or one that is to show the true reply."""
+        return bool(self.skip_forbid[i]) or self.use_hint[i] == 1
+
     def shows_hint(self, i: int) -> bool:
         """Whether the model reads the true reply in place of the prediction."""
         if self.use_hint[i] != UNSAID:

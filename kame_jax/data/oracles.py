@@ -1,24 +1,24 @@
 """Simulated oracles for a folder of dialogues: `oracle_raw/<id>.json` for each, by one of three strategies.
 
-`hint` reveals the true reply word by word, `random` shows other dialogues' replies and then the true one, `llm` asks a
-language model. When what is asked is `oracle.simulate`'s; how questions are asked, cached and paid is `data.answers`'.
+`hint` reveals the true reply word by word, `random` (`data.random_oracle`) shows other dialogues' replies and then the
+true one, `llm` asks a language model. When what is asked is `oracle.simulate`'s; how questions are asked, cached and
+paid is `data.answers`'.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kame_jax.data.answers import Answers, Progress, Stopped
+from kame_jax.data.random_oracle import Reply, Tokens, pool_fingerprint, random_records, reply_pool
 from kame_jax.data.settings import changed_settings, write_json
 from kame_jax.errors import InputError
 from kame_jax.llm import LLMError
@@ -28,6 +28,7 @@ from kame_jax.oracle.simulate import (
     HintStrategy,
     Request,
     Word,
+    hint_level,
     oracle_record,
     oracle_requests,
     says_itself,
@@ -39,11 +40,6 @@ STRATEGIES = ("hint", "random", "llm")
 SETTINGS = "oracle_settings.json"
 OPEN_DIALOGUES = 32
 """Dialogues under way at once."""
-LENGTHS = (0.5, 2.0)
-"""Shortest and longest foreign reply of the random strategy, beside the true one."""
-
-Length = Callable[[str], int]
-"""Tokens (or words) of a text."""
 
 
 @dataclass
@@ -58,6 +54,8 @@ class Report:
     """Events by hint level."""
     empty: int = 0
     """Answers of which nothing could be spoken; they make no event."""
+    without_reply: int = 0
+    """Events of the random strategy for which no fitting reply was left; they are left out."""
     changes: Counter[str] = field(default_factory=Counter)
     """What was changed to make answers speakable, by kind (`oracle.speakable.KINDS`)."""
     problems: list[str] = field(default_factory=list)
@@ -80,9 +78,18 @@ class Job:
     context_chars: int = 6000
     """Of the conversation, shown to a language model."""
 
-    def description(self, model: str | None) -> dict[str, Any]:
-        """What `SETTINGS` holds."""
-        return dataclasses.asdict(self) | {"model": model, "prompts": prompts.VERSION}
+    @property
+    def bounds(self) -> str:
+        """Name of the hint levels' bounds."""
+        return "paper" if self.rules.paper_bounds else "released"
+
+    def description(self, model: str | None, pool: str | None) -> dict[str, Any]:
+        """What `SETTINGS` holds.
+
+        The reference leaves hashes of all texts and oracles in `oracle_raw/manifest.json` instead. Of those only the
+        pool's says something that nothing else here does; a file among the oracles would be taken for a dialogue's.
+        """
+        return dataclasses.asdict(self) | {"model": model, "prompts": prompts.VERSION, "pool": pool}
 
 
 def read_words(path: Path) -> list[Word]:
@@ -108,7 +115,8 @@ def make_oracles(
     *,
     out: str | Path | None = None,
     answers: Answers | None = None,
-    length: Length = lambda text: len(text.split()),
+    tokens: Tokens = str.split,
+    pool: str | Path | None = None,
     shard: tuple[int, int] = (0, 1),
     overwrite: bool = False,
     progress: Progress = lambda done, total, text: None,
@@ -121,7 +129,8 @@ def make_oracles(
         job: what is asked.
         out: folder of the files (default: `<root>/oracle_raw`).
         answers: the language model, for the strategy `llm`.
-        length: measures replies, for the strategy `random`.
+        tokens: of a text, for the strategy `random`.
+        pool: folder of the dialogues whose replies that strategy shows (default: `root`).
         shard: (i, n) takes every n-th dialogue.
         overwrite: makes those anew that are there.
         progress, say: see `data.tokens.tokenize`.
@@ -135,9 +144,24 @@ def make_oracles(
         raise InputError(f"{root}: no dialogue in it, expected text/<id>.json")
     if job.strategy not in STRATEGIES:
         raise InputError(f"strategy {job.strategy!r}: expected one of {', '.join(STRATEGIES)}")
+    replies: tuple[Reply, ...] = ()
+    if job.strategy == "random":
+        replies = _reply_pool(sorted((Path(pool or root) / "text").glob("*.json")), job, tokens)
     target = Path(out) if out else root / "oracle_raw"
-    _settle(target, job.description(answers.config.model if answers else None), overwrite)
-    return _run(texts, job, target, answers, length, shard, overwrite, progress, say)
+    model, drawn = answers.config.model if answers else None, pool_fingerprint(replies) if replies else None
+    _settle(target, job.description(model, drawn), overwrite)
+    return _run(texts, job, target, answers, replies, tokens, shard, overwrite, progress, say)
+
+
+def _reply_pool(texts: Sequence[Path], job: Job, tokens: Tokens) -> tuple[Reply, ...]:
+    """All replies of all dialogues that can be read; those that cannot are said in their turn."""
+
+    def dialogues() -> Iterator[tuple[str, list[Request]]]:
+        for path in texts:
+            with contextlib.suppress(InputError):
+                yield path.stem, oracle_requests(read_words(path), interval=job.interval, rules=job.rules)
+
+    return reply_pool(dialogues(), tokens)
 
 
 def _settle(target: Path, description: dict[str, Any], overwrite: bool) -> None:
@@ -160,14 +184,14 @@ async def _run(
     job: Job,
     target: Path,
     answers: Answers | None,
-    length: Length,
+    pool: Sequence[Reply],
+    tokens: Tokens,
     shard: tuple[int, int],
     overwrite: bool,
     progress: Progress,
     say: Callable[[str], None],
 ) -> Report:
     report = Report()
-    pool = _reply_pool(texts, job, report, say) if job.strategy == "random" else {}
     mine = texts[shard[0] :: shard[1]]
     places = asyncio.Semaphore(OPEN_DIALOGUES)
     done = 0
@@ -181,7 +205,7 @@ async def _run(
                 if (target / path.name).is_file() and not overwrite:
                     report.kept += 1
                 else:
-                    records = await _dialogue(path, job, answers, pool, length, report)
+                    records = await _dialogue(path, job, answers, pool, tokens, report)
                     write_json(target / path.name, records)
                     report.made += 1
             except (InputError, LLMError) as error:
@@ -204,14 +228,18 @@ async def _dialogue(
     path: Path,
     job: Job,
     answers: Answers | None,
-    pool: Mapping[str, Sequence[str]],
-    length: Length,
+    pool: Sequence[Reply],
+    tokens: Tokens,
     report: Report,
 ) -> list[dict[str, Any]]:
     """The records of one dialogue."""
-    requests = oracle_requests(read_words(path), interval=job.interval, rules=job.rules)
+    words = read_words(path)
+    requests = oracle_requests(words, interval=job.interval, rules=job.rules)
     if job.strategy == "random":
-        records = random_records(requests, path.stem, pool, job.seed, length)
+        records, missing = random_records(words, requests, path.stem, pool, job.seed, tokens)
+        report.without_reply += missing
+        for record in records:
+            report.levels[hint_level(record["current_spoken_ratio"], job.bounds)] += 1
     else:
         said = await asyncio.gather(
             *(_answer(request, job, answers) for request in requests), return_exceptions=True
@@ -241,86 +269,3 @@ async def _answer(request: Request, job: Job, answers: Answers | None) -> str:
     if job.strategy == "hint" or answers is None:
         return HintStrategy()(request)
     return await answers.ask(prompts.messages(request, job.context_chars))
-
-
-def _reply_pool(
-    texts: Sequence[Path], job: Job, report: Report, say: Callable[[str], None]
-) -> dict[str, list[str]]:
-    """All replies of all dialogues."""
-    pool = {}
-    for path in texts:
-        try:
-            requests = oracle_requests(read_words(path), interval=job.interval, rules=job.rules)
-        except InputError:  # said when the dialogue's turn comes
-            continue
-        pool[path.stem] = list(dict.fromkeys(r.hint for r in requests if r.next_speaker != r.speaker))
-    if len([name for name, replies in pool.items() if replies]) < 2:
-        raise InputError(
-            "the random strategy takes replies from other dialogues: expected at least two with replies"
-        )
-    return pool
-
-
-def random_records(
-    requests: Sequence[Request], name: str, pool: Mapping[str, Sequence[str]], seed: int, length: Length
-) -> list[dict[str, Any]]:
-    """Records without a predictor: for each reply, foreign replies first, then the true one.
-
-    The last event of a reply at a hint level above 0 shows the hint (`use_hint`); the events before it show replies of
-    other dialogues, half to twice as long, none twice, drawn from (seed, dialogue, reply, speaker). Events behind it
-    are left out. Semantics: `--strategy random` of later versions of SakanaAI/kame_finetune.
-
-    Args:
-        requests: of one dialogue.
-        name: the dialogue's.
-        pool: replies by dialogue.
-        seed: of the draws.
-        length: measures replies.
-    """
-    targets: dict[tuple[str, str], list[Request]] = {}
-    for request in requests:
-        if request.next_speaker != request.speaker:
-            targets.setdefault((request.next_speaker, request.hint), []).append(request)
-    records = []
-    for number, ((speaker, hint), events) in enumerate(targets.items()):
-        last = max((i for i, event in enumerate(events) if event.level > 0), default=None)
-        if last is None:
-            continue
-        key = hashlib.sha256(f"{seed}/{name}/{number}/{speaker}".encode()).digest()
-        rng = np.random.default_rng(np.frombuffer(key, np.uint32))
-        foreign = _foreign(pool, name, length(hint), last, rng, length)
-        for event, text in zip(events[:last], foreign):
-            record = oracle_record(event, text)
-            if record is not None:
-                records.append(record | {"use_hint": False})
-        record = oracle_record(events[last], hint)
-        if record is not None:
-            records.append(record | {"use_hint": True})
-    # While a speaker says the true reply, the oracle keeps up with them.
-    for event in requests:
-        if event.next_speaker == event.speaker:
-            record = oracle_record(event, event.hint)
-            records += [record | {"use_hint": True}] if record else []
-    return sorted(records, key=lambda record: record["timestamp_ms"])
-
-
-def _foreign(
-    pool: Mapping[str, Sequence[str]],
-    name: str,
-    size: int,
-    count: int,
-    rng: np.random.Generator,
-    length: Length,
-) -> list[str]:
-    """Replies of other dialogues, about as long; fewer than asked for where there are no more."""
-    names = [other for other in pool if other != name and pool[other]]
-    found: list[str] = []
-    for other in (names[i] for i in rng.permutation(len(names))):
-        if len(found) == count:
-            break
-        fitting = [r for r in pool[other] if LENGTHS[0] * size <= length(r) <= LENGTHS[1] * size]
-        if fitting:
-            text = fitting[int(rng.integers(len(fitting)))]
-            if text not in found:
-                found.append(text)
-    return found

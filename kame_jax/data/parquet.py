@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kame_jax.data.events import FIELDS, UNSAID, OracleEvents
+from kame_jax.data.events import FIELDS, UNSAID
 from kame_jax.data.records import Record, event_column, record_columns, record_from_columns
 from kame_jax.errors import InputError
 from kame_jax.oracle.simulate import CHANNELS
@@ -163,13 +163,9 @@ def _row(record: Record, prefix: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"dialogue_id": f"{prefix}/{record.id}"}
     for name, values in record_columns(record).items():
         row[name] = values.tolist()
+    # Both columns hold nothing when the old rule decides for all events of the dialogue, else each event's choice.
+    said = any((events.use_hint != UNSAID).any() for events in record.events.values())
     for speaker, events in record.events.items():
-        row[f"{speaker}_oracle_event_use_hint"] = _use_hint(events)
+        shown = [int(events.shows_hint(i)) for i in range(len(events))]
+        row[event_column(speaker, "use_hint")] = shown if said else None
     return row
-
-
-def _use_hint(events: OracleEvents) -> list[int] | None:
-    """What the column holds: nothing when the old rule decides for all events, else each event's choice."""
-    if len(events) and (events.use_hint == UNSAID).all():
-        return None
-    return [int(events.shows_hint(i)) for i in range(len(events))]

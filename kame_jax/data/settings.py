@@ -15,7 +15,7 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a file that gets its name only when it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+        part.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

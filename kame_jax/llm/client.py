@@ -33,7 +33,8 @@ class LLMError(RuntimeError):
     """No answer, or not the whole of it.
 
     `kind` is "rate_limit" (429), "server" (5xx), "connection", "timeout", "cut" (the stream ended early),
-    "malformed" (the server spoke nonsense), "refused" (other 4xx) or "budget" (a limit of the configuration).
+    "malformed" (the server spoke nonsense), "refused" (other 4xx), "budget" (a limit of the configuration) or
+    "given_up" (see `Client`).
     """
 
     def __init__(self, kind: str, message: str, retry_after: float | None = None) -> None:
@@ -55,11 +56,16 @@ class Answer:
 class Client:
     """Asks one endpoint. Use it inside one event loop, and `close` it (or `async with`) at the end.
 
+    Args:
+        config: of the endpoint.
+        seed: of the waiting times between tries.
+        give_up_after: nothing more is asked after so many answers in a row that did not come; None never gives up.
+
     Raises:
         InputError: the `openai` package is not installed, or OpenAI's own endpoint is asked without a key.
     """
 
-    def __init__(self, config: LLMConfig, seed: int = 0) -> None:
+    def __init__(self, config: LLMConfig, seed: int = 0, give_up_after: int | None = None) -> None:
         try:
             import openai
         except ImportError:
@@ -74,6 +80,8 @@ class Client:
             )
         self.config = config
         self.usage = Usage()
+        self.give_up_after = give_up_after
+        self._in_a_row = 0
         self._hidden = key
         self._openai = openai
         # Retries are ours, so that they are counted; a server without keys still wants a header.
@@ -111,8 +119,8 @@ class Client:
         Raises:
             LLMError: it did not come, after all tries.
         """
-        self._check_budget()
         async with self._places:
+            self._check_limits()
             tally = _Tally(self, messages)
             with tally:
                 reply = await self._retried(lambda: self._create(messages, max_tokens, stream=False), tally)
@@ -145,8 +153,8 @@ class Client:
         Raises:
             LLMError: while entering or while reading.
         """
-        self._check_budget()
         async with self._places:
+            self._check_limits()
             tally = _Tally(self, messages)
             with tally:
                 first, chunks, source = await self._retried(
@@ -263,8 +271,13 @@ class Client:
             words = words.replace(self._hidden, "***")
         return re.sub(r"\b(sk|key|Bearer)[-_ ][\w*.-]{6,}", "***", words)[:300]
 
-    def _check_budget(self) -> None:
+    def _check_limits(self) -> None:
+        """Whether anything may be asked; called in one's turn, when all that was asked before is counted."""
         config, usage = self.config, self.usage
+        if self.give_up_after is not None and self._in_a_row >= self.give_up_after:
+            raise LLMError(
+                "given_up", f"{self._in_a_row} answers in a row did not come, nothing more is asked"
+            )
         if config.max_cost is not None and self.cost >= config.max_cost:
             raise LLMError("budget", f"{self.cost:g} spent of {config.max_cost:g} (max_cost)")
         if config.max_total_tokens is not None and usage.tokens >= config.max_total_tokens:
@@ -304,6 +317,8 @@ class _Tally:
             estimated=int(self.counted is None),
         )
         self.client.usage += self.usage
+        if failed or not left_early:
+            self.client._in_a_row = self.client._in_a_row + 1 if failed else 0
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,7 @@
-"""Which of the reference's data defects are kept: one named switch each, and two presets that set them all.
+"""Which of the reference's data defects are kept when data is made: a named switch each, two presets that set them all.
 
 A switch that is on is the corrected behaviour; with all of them off, data is made as SakanaAI/kame_finetune makes it.
-The numbers T1 to T15 name the same switches wherever they are spoken of.
+The rules that training applies are settings of a run, under the same presets: `kame_jax.config.presets`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kame_jax.config.presets import TRAINING_RULES
 from kame_jax.errors import InputError
 
 
@@ -17,12 +18,6 @@ from kame_jax.errors import InputError
 class Rules:
     """Corrections, all on by default (preset `kame-jax`)."""
 
-    clear_tail: bool = True
-    """T1: a new answer clears the rest of a longer old one, as a live session does."""
-    causal: bool = True
-    """T2: the oracle row is never moved earlier, before the words it is based on."""
-    idle_first: bool = True
-    """T3: the first oracle column is idle, as in the reference's collator; off: a start, as in its forward pass."""
     whole_turn: bool = True
     """T4: a pause does not end a turn, so that the answer does not come before the question is over."""
     bridge_backchannels: bool = True
@@ -39,10 +34,6 @@ class Rules:
     """T10: text lands on frames by exact arithmetic, marks stand before words only, unknown characters are spelled."""
     paper_bounds: bool = True
     """T11: hint levels have the paper's bounds, and level 5 is the true answer itself."""
-    carry_oracle: bool = True
-    """T14: an answer that runs over a cut goes on in the next piece, and the fill behind the audio is no label."""
-    idle_row: bool = True
-    """T15: an idle oracle is embedded in training too, as it always is in a live session."""
 
 
 PRESETS = {"kame-jax": Rules(), "reference": Rules(**{f.name: False for f in dataclasses.fields(Rules)})}
@@ -57,7 +48,7 @@ def read_rules(preset: str, changes: Sequence[str] = ()) -> Rules:
         changes: `name=on` or `name=off`.
 
     Raises:
-        InputError: an unknown preset or switch, or a value other than on and off.
+        InputError: an unknown preset or switch, one that training applies, or a value other than on and off.
     """
     if preset not in PRESETS:
         raise InputError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
@@ -65,7 +56,10 @@ def read_rules(preset: str, changes: Sequence[str] = ()) -> Rules:
     values, problems = {}, []
     for change in changes:
         name, _, value = change.partition("=")
-        if name not in known:
+        if name in TRAINING_RULES:
+            settings = " and ".join(TRAINING_RULES[name].corrected)
+            problems.append(f"{name!r} is applied by training: there the setting is {settings}")
+        elif name not in known:
             problems.append(f"{name!r} is no rule, expected one of {', '.join(known)}")
         elif value not in ("on", "off"):
             problems.append(f"{change!r}: expected {name}=on or {name}=off")

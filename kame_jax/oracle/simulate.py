@@ -74,6 +74,8 @@ class Request:
     turn: int | None = None
     """Number of the turn that is foreseen, `WHILE_SPEAKING` for the rest of the one that is being spoken; None in the
     reference's records, which do not say."""
+    target: int = -1
+    """Place among the words of the first word of the hint."""
 
 
 Predictor = Callable[[Request], str]
@@ -183,10 +185,16 @@ def oracle_requests(
     return requests
 
 
-def oracle_record(request: Request, prediction: str) -> dict[str, Any] | None:
-    """The record of an answered request; None when the answer is empty."""
+def oracle_record(request: Request, prediction: str, use_hint: bool | None = None) -> dict[str, Any] | None:
+    """The record of an answered request; None when nothing would be shown.
+
+    Args:
+      request: the question.
+      prediction: the answer.
+      use_hint: whether the hint is shown in the answer's place; None leaves it to the ratio, and says nothing of it.
+    """
     prediction = prediction.strip()
-    if not prediction:
+    if not (prediction or use_hint):
         return None
     record = {
         "timestamp_ms": request.timestamp_ms,
@@ -199,6 +207,8 @@ def oracle_record(request: Request, prediction: str) -> dict[str, Any] | None:
         "channel": CHANNELS[request.next_speaker],
         "hint": request.hint if request.level > 0 else "",
     }
+    if use_hint is not None:
+        record["use_hint"] = use_hint
     return record if request.turn is None else record | {"turn": request.turn}
 
 
@@ -223,10 +233,11 @@ def _request(
     other = "B" if last.speaker == "A" else "A"
     ratio = _spoken_ratio(words, heard, pause_ends=not rules.whole_turn)
     first = heard[-1] + 1 if rules.sort_words else 0
+    hint = _next_utterance(words, last.end, other, first)
     return Request(
         timestamp_ms=int(now * 1000),
         context=_context([words[i] for i in heard]),
-        hint=" ".join(_next_utterance(words, last.end, other, first)),
+        hint=" ".join(words[i].word for i in hint),
         word_count=len(heard),
         recent=tuple(words[i].word for i in heard[-5:]),
         ratio=ratio,
@@ -234,6 +245,7 @@ def _request(
         next_speaker=other,
         level=hint_level(ratio, "paper" if rules.paper_bounds else "released"),
         turn=turns[heard[-1]] + 1 if rules.protect_kept else None,
+        target=hint[0] if hint else -1,
     )
 
 
@@ -286,13 +298,14 @@ def _spoken_ratio(words: Sequence[Word], heard: Sequence[int], pause_ends: bool 
     return spoken / total
 
 
-def _next_utterance(words: Sequence[Word], after: float, speaker: str, first: int = 0) -> list[str]:
-    utterance: list[str] = []
-    for w in itertools.islice(words, first, None):
-        if w.end <= after:
+def _next_utterance(words: Sequence[Word], after: float, speaker: str, first: int = 0) -> list[int]:
+    """Places of the words of the speaker's next utterance."""
+    utterance: list[int] = []
+    for i in range(first, len(words)):
+        if words[i].end <= after:
             continue
-        if w.speaker == speaker:
-            utterance.append(w.word)
+        if words[i].speaker == speaker:
+            utterance.append(i)
         elif utterance:
             break
     return utterance

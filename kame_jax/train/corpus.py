@@ -19,7 +19,8 @@ import numpy as np
 from flax import nnx
 
 from kame_jax.codec.mimi import Mimi
-from kame_jax.config import MimiConfig, ModelConfig, OracleConfig, RunConfig, to_dict
+from kame_jax.config import DataConfig, MimiConfig, ModelConfig, OracleConfig, RunConfig, to_dict
+from kame_jax.config.presets import RUN_PRESETS
 from kame_jax.data.collate import OracleAugment
 from kame_jax.data.dialogue import read_dialogues
 from kame_jax.data.records import Record, build_records, load_records, mimi_encoder, save_record
@@ -239,7 +240,7 @@ def read_samples(
         InputError: everything that is wrong with the files, in one list.
     """
     model, data = config.model.architecture, config.data
-    cut = Cut(data.max_frames, data.min_frames, data.context, data.carry_oracle, data.mask_fill)
+    cut = cut_of(data)
     stored = open_samples(path, model, data.speakers, cut)
     if stored is not None:
         return stored
@@ -250,6 +251,28 @@ def read_samples(
     if not samples:
         raise InputError(f"{path}: has no piece of data.min_frames ({data.min_frames}) frames")
     return samples
+
+
+def cut_of(data: DataConfig) -> Cut:
+    """How a run cuts dialogues."""
+    return Cut(data.max_frames, data.min_frames, data.context, data.carry_oracle, data.mask_fill)
+
+
+def preset_note(samples: Sequence[Sample], config: RunConfig) -> str | None:
+    """A line for a run whose rules are another preset's than those its data was made with; None where they agree."""
+    parts = samples.parts if isinstance(samples, MixedSamples) else (samples,)
+    made = [part.store.facts.get("rules") for part in parts if isinstance(part, StoredSamples)]
+    values = to_dict(config)
+
+    def set_as(preset: str) -> bool:
+        places = ((key.split("."), value) for key, value in RUN_PRESETS[preset].items())
+        return all(values[section][setting] == value for (section, setting), value in places)
+
+    if any(rules and not any(rules.values()) for rules in made) and set_as("kame-jax"):
+        return "the data was made with preset reference; preset=reference trains with the same rules"
+    if any(rules and all(rules.values()) for rules in made) and set_as("reference"):
+        return "the data was made with preset kame-jax, this run trains with preset reference"
+    return None
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:

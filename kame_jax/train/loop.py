@@ -27,6 +27,7 @@ from kame_jax.train.corpus import (
     keep_data_tokenizers,
     keep_tokenizers,
     oracle_augment,
+    preset_note,
     read_samples,
     schedule_of,
 )
@@ -77,6 +78,8 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
     held_out = (
         _samples(config, config.data.eval_path, "data.eval_path", watch) if config.data.eval_path else []
     )
+    if note := preset_note(samples, config):
+        watch.say(note)
     schedule, packed = schedule_of(config.model, config.oracle.tail), config.data.pack
     length = -(-config.data.max_frames // 8) * 8 if packed and config.data.max_frames else longest(samples)
     rows = local_rows(mesh, train.batch_size)

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kame_jax.config import ModelConfig, TransformerConfig
+from kame_jax.config import ModelConfig, TransformerConfig, load_run
 from kame_jax.data.collate import REFERENCE, OracleAugment, collate_row, oracle_row
 from kame_jax.data.events import UNSAID, OracleEvents, pack_events
 from kame_jax.data.records import Record
 from kame_jax.data.samples import Sample, make_samples
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
+from kame_jax.train.corpus import cut_of, oracle_augment, schedule_of
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "data" / "collate.json").read_text())
 AUGMENTS = {
@@ -70,6 +71,27 @@ def test_batches_equal_the_reference_collator(case):
     np.testing.assert_array_equal([row["inputs"] for row in rows], inputs)
     np.testing.assert_array_equal([row["labels"] for row in rows], case["labels"])
     assert [int(row["frames"]) for row in rows] == [s.columns.shape[1] for s in samples]
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"][::3], ids=lambda c: f"{c['model']}-{c['cut']}")
+def test_a_run_with_preset_reference_trains_on_the_reference_collators_rows(case):
+    run = load_run(
+        "kame_7b",
+        [
+            "preset=reference",
+            f"data.speakers=[{','.join(case['speakers'])}]",
+            f"data.max_frames={case['cut'].get('max_length', 'null')}",
+            f"data.min_frames={case['cut'].get('min_length', 'null')}",
+        ],
+    )
+    config = model(case["model"])
+    samples = make_samples(RECORDS, config, speakers=run.data.speakers, cut=cut_of(run.data))
+    schedule, augment = schedule_of(config, run.oracle.tail), oracle_augment(run.oracle)
+    length, rng = np.shape(case["inputs"])[2], np.random.default_rng(GOLDEN["seed"])
+    rows = [collate_row(s, length, schedule, augment, rng, GOLDEN["step"]) for s in samples]
+    np.testing.assert_array_equal([row["oracle"] for row in rows], case["oracles"]["reference"])
+    np.testing.assert_array_equal([row["inputs"] for row in rows], case["inputs"])
+    np.testing.assert_array_equal([row["labels"] for row in rows], case["labels"])
 
 
 def test_the_schedule_decides_about_the_tail_of_an_older_answer():

@@ -82,16 +82,19 @@ def test_the_random_strategy_shows_foreign_replies_then_the_true_one(dialogues):
     make(dialogues, "random")
     records = [r for r in oracle(dialogues, "one") if r["channel"] == 0]
     replies = [r for r in records if r["turn"] >= 0]
-    assert replies[-1]["prediction"] == "it is in Rome"
+    assert (replies[-1]["prediction"], replies[-1]["hint"]) == ("", "it is in Rome")
     assert [r["use_hint"] for r in replies] == [False] * (len(replies) - 1) + [True]
-    foreign = [r["prediction"] for r in replies[:-1]]
-    assert set(foreign) == {"it is in Oslo", "look in Lima"}
-    assert len(set(foreign)) == len(foreign)
+    assert {r["prediction"] for r in replies[:-1]} == {"it is in Oslo", "look in Lima"}, "none twice"
     first = (dialogues / "oracle_raw" / "one.json").read_bytes()
     make(dialogues, "random", overwrite=True)
     assert (dialogues / "oracle_raw" / "one.json").read_bytes() == first
-    make(dialogues, "random", overwrite=True, job={"seed": 1})
-    assert (dialogues / "oracle_raw" / "three.json").is_file()
+    report = make(dialogues, "random", overwrite=True, job={"seed": 1})
+    assert report.without_reply > 0, "two foreign replies are too few for all events, and that is counted"
+    assert sum(report.levels) == report.events
+    (dialogues / "text" / "four.json").write_text(talk("where is the lamp", "it is up there"))
+    with pytest.raises(InputError, match="made with other settings") as error:
+        make(dialogues, "random", job={"seed": 1})
+    assert [problem.split(":")[0] for problem in error.value.problems] == ["pool"]
 
 
 def test_a_model_is_asked_and_its_answers_made_speakable(dialogues):
@@ -179,7 +182,7 @@ def test_a_dead_endpoint_is_given_up(dialogues, monkeypatch):
             for _ in range(2):
                 with pytest.raises(LLMError):
                     await answers.ask([{"role": "user", "content": "x"}])
-            with pytest.raises(Stopped, match="given up"):
+            with pytest.raises(Stopped, match="given_up: 2 answers in a row"):
                 await answers.ask([{"role": "user", "content": "x"}])
             return answers.status.text(1, 3)
 

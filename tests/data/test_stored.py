@@ -16,8 +16,8 @@ from kame_jax.data.store import write_store
 from kame_jax.data.stored import MixedSamples, StoredSamples, open_samples
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
-from kame_jax.train.corpus import fingerprint
-from tests.train.small import MODEL, write_records
+from kame_jax.train.corpus import fingerprint, preset_note
+from tests.train.small import MODEL, run_config, write_records
 
 SCHEDULE = OracleSchedule(MODEL.text_card, 3)
 AUGMENT = OracleAugment(shift_prob=0.5, right_shift=(1, 3), left_shift=(1, 3), skip_max=0.5, jitter=2)
@@ -191,3 +191,16 @@ def test_what_does_not_fit_is_said(path, tmp_path):
             open_samples(tmp_path / "mix.yaml", MODEL)
     with pytest.raises(InputError, match="no such file"):
         open_samples(tmp_path / "none.yaml", MODEL)
+
+
+def test_a_run_says_when_its_preset_is_not_that_of_its_data(records, tmp_path):
+    for name, on in (("reference", False), ("kame-jax", True)):
+        write_store(tmp_path / name, {"train": lambda: records}, FACTS | {"rules": {"sort_words": on}})
+    config = run_config(tmp_path, tmp_path)
+    reference = dataclasses.replace(config.oracle, tail="keep", causal=False)
+    data = dataclasses.replace(config.data, carry_oracle=False, mask_fill=False)
+    other = dataclasses.replace(config, oracle=reference, data=data)
+    stored = {name: StoredSamples(tmp_path / name, MODEL) for name in ("reference", "kame-jax")}
+    assert preset_note(stored["reference"], other) is preset_note(stored["kame-jax"], config) is None
+    assert "preset=reference trains with the same rules" in preset_note(stored["reference"], config)
+    assert "was made with preset kame-jax" in preset_note(stored["kame-jax"], other)

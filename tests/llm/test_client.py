@@ -167,6 +167,17 @@ def test_limits_of_cost_and_tokens_stop_further_questions():
             assert client.usage.requests == 1
 
 
+def test_the_budget_is_looked_at_when_a_question_has_its_turn():
+    async def many(client):
+        asked = (client.complete(ASK) for _ in range(5))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with Server() as server:
+        answers, client = use(server, many, max_total_tokens=34, max_concurrent=1)
+    assert [getattr(answer, "kind", "answer") for answer in answers] == ["answer"] * 2 + ["budget"] * 3
+    assert client.usage.requests == len(server.requests) == 2
+
+
 def test_at_most_max_concurrent_requests_run_at_once():
     async def many(client):
         started = time.monotonic()

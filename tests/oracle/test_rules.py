@@ -41,9 +41,13 @@ def test_presets_switch_all_and_single_rules_change_them():
     assert not any(vars(REFERENCE).values())
     rules = read_rules("reference", ["sort_words=on"])
     assert [name for name, on in vars(rules).items() if on] == ["sort_words"]
-    assert not read_rules("kame-jax", ["causal=off"]).causal
+    assert not read_rules("kame-jax", ["skip_ticks=off"]).skip_ticks
+    with pytest.raises(
+        InputError, match="'causal' is applied by training: there the setting is oracle.causal"
+    ):
+        read_rules("kame-jax", ["causal=off"])
     with pytest.raises(InputError) as error:
-        read_rules("kame-jax", ["speed=on", "causal=maybe"])
+        read_rules("kame-jax", ["speed=on", "skip_ticks=maybe"])
     assert len(error.value.problems) == 2
     with pytest.raises(InputError, match="preset 'none'"):
         read_rules("none")

@@ -1,0 +1,41 @@
+"""What `preset: reference` or `preset: kame-jax` of a run chooses: the rules of the data that training applies.
+
+The rules that apply when data is made are `kame_jax.oracle.rules`', under the same two names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class TrainingRule(NamedTuple):
+    """A correction of the reference, and the settings that are it."""
+
+    number: str
+    corrected: Mapping[str, Any]
+    """Dotted setting -> value; the default of a run."""
+    reference: Mapping[str, Any]
+    """As SakanaAI/kame_finetune trains with `--use_oracle`."""
+
+
+TRAINING_RULES = {
+    "clear_tail": TrainingRule("T1", {"oracle.tail": "clear"}, {"oracle.tail": "keep"}),
+    "causal": TrainingRule("T2", {"oracle.causal": True}, {"oracle.causal": False}),
+    # The reference's collator is right; `true` is what its model's own forward pass would add.
+    "idle_first": TrainingRule("T3", {"oracle.start_first": False}, {"oracle.start_first": False}),
+    "carry_oracle": TrainingRule(
+        "T14",
+        {"data.carry_oracle": True, "data.mask_fill": True},
+        {"data.carry_oracle": False, "data.mask_fill": False},
+    ),
+    # `false` is the reference without `--use_oracle`, which embeds no oracle at all, not even an idle one.
+    "idle_row": TrainingRule("T15", {"oracle.use": True}, {"oracle.use": True}),
+}
+"""By the names that the README's table has."""
+
+RUN_PRESETS: dict[str, dict[str, Any]] = {
+    "kame-jax": {key: value for rule in TRAINING_RULES.values() for key, value in rule.corrected.items()},
+    "reference": {key: value for rule in TRAINING_RULES.values() for key, value in rule.reference.items()},
+}
+"""Preset -> dotted setting -> value."""
