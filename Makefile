@@ -1,5 +1,6 @@
 # make demo   the whole story on the bundled dialogues        make test    the tests (not the slow ones)
 # make slow   the slow tests                                  make lint    format, lint and types
+# make servers  tests against real server programs (installs transformers and torch into .venv-servers)
 # make check  lint and tests                                  make golden  the reference tensors, made anew from PyTorch
 #
 # Each makes what it needs in .venv, from any Python of 3.11 or later (PYTHON=... picks one), and installs again only
@@ -41,7 +42,7 @@ $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(
 touch $@
 endef
 
-.PHONY: help demo test quick slow lint format check golden clean
+.PHONY: help demo test quick slow servers lint format check golden clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -56,7 +57,12 @@ quick: $(VENV)/.ready-test
 	@$(PYTEST) -m quick
 
 slow: $(VENV)/.ready-test
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m "slow and not server"
+
+servers: $(VENV)/.ready-test
+	@[ -e .venv-servers/.ready ] || { $(BIN)/python -m venv .venv-servers && \
+	  .venv-servers/bin/python -m pip install --quiet -r tests/servers/requirements.txt && touch .venv-servers/.ready; }
+	@$(PYTEST) -m server tests/servers
 
 lint: $(VENV)/.ready-dev
 	@$(BIN)/ruff check --quiet .

@@ -51,7 +51,12 @@ def add_parser(subparsers: Any) -> None:
         help="what the user says and when: JSON list of word, start, end (seconds)",
     )
     add("--speaker", metavar="NAME", help="whose words of the transcript (default: all)")
-    add("--stt", choices=("pocketsphinx",), help="recognise the user's words instead (extra stt)")
+    recogniser = (
+        "recognise the user's words instead: pocketsphinx (offline), whisper[:URL] or realtime[:URL] (OpenAI-compatible"
+        " endpoints), kyutai:ws://HOST:PORT (moshi-server), kyutai:CKPT (Kyutai's weights, run here), or YAML with "
+        "STTConfig settings"
+    )
+    add("--stt", metavar="NAME", help=recogniser)
     add("--log", metavar="FILE", help="write words, questions and oracle changes; --oracle FILE replays them")
     add("--guidance", type=float, default=1.0, help="of the oracle over none; 1 is no guidance (default)")
     add("--int8-weights", action="store_true", help="round the weights to int8")

@@ -53,7 +53,7 @@ def answer_sound(
     from kame_jax.decode.engine import Engine, EngineOptions
     from kame_jax.interop import load_mimi
     from kame_jax.interop.beside import find_codec
-    from kame_jax.tandem import Conversation
+    from kame_jax.tandem import Conversation, TimedTranscript
     from kame_jax.tandem.backend import json_line
 
     if not model.config.dep_q:
@@ -67,9 +67,7 @@ def answer_sound(
     audio = read_audio(args.user, mimi.config.sample_rate, args.channel)
     transcript = _transcript(args, config, mimi.config.sample_rate)
     if backend is not None and transcript is None:
-        raise InputError(
-            "a back end must know what the user says: give --transcript FILE or --stt pocketsphinx"
-        )
+        raise InputError("a back end must know what the user says: give --transcript FILE or --stt NAME")
     size = mimi.config.frame_size
     frames = -(-len(audio) // size)
     heard = np.pad(audio, (0, frames * size - len(audio))).reshape(frames, size)
@@ -90,7 +88,8 @@ def answer_sound(
         conversation = Conversation(
             session, transcript, backend, config, lambda event: lines.append(json_line(event))
         )
-        paced = bool(args.stt) or (backend is not None and not backend.immediate)
+        recognised = transcript is not None and not isinstance(transcript, TimedTranscript)
+        paced = recognised or (backend is not None and not backend.immediate)
         started = time.perf_counter()
         out = asyncio.run(_converse(conversation, heard, list(ops), paced, progress))
         wall = time.perf_counter() - started
@@ -170,11 +169,12 @@ def bundled_tandem(entry: SampleEntry) -> Backend:
 
 def _transcript(args: argparse.Namespace, config: TandemConfig, sample_rate: int) -> Transcript | None:
     from kame_jax.tandem import TimedTranscript
-    from kame_jax.tandem.transcript import PocketSphinx
+    from kame_jax.tandem.sources import open_source, read_source
 
     if args.transcript:
         return TimedTranscript.read(args.transcript, args.speaker, config.pause)
-    return PocketSphinx(sample_rate, config.pause) if args.stt else None
+    source = read_source(args.stt) if args.stt else config.stt
+    return None if source is None else open_source(source, sample_rate, config.pause)
 
 
 def _draw(

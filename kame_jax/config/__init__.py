@@ -49,6 +49,7 @@ from kame_jax.config.run import (
     RunModelConfig,
     TrainConfig,
 )
+from kame_jax.config.stt import STTConfig
 from kame_jax.config.tandem import TandemConfig, TriggerConfig
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "QuantizerConfig",
     "RunConfig",
     "RunModelConfig",
+    "STTConfig",
     "SeanetConfig",
     "TandemConfig",
     "TrainConfig",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from kame_jax.config.fields import Count, Fraction, NonNegativeFloat, OneOf, Positive, PositiveFloat
 from kame_jax.config.llm import LLMConfig
+from kame_jax.config.stt import STTConfig
 
 ADOPTIONS = ("first_token", "at_once")
 FAILURES = ("clear", "keep")
@@ -35,6 +36,8 @@ class TandemConfig:
     """Answers while the user still speaks, and at the end of the turn where there is no `final_llm`."""
     final_llm: LLMConfig | None = None
     """Answers at the end of a turn: a larger model than the one that keeps up with the speaker."""
+    stt: STTConfig | None = None
+    """Where the user's words come from, unless the command says so."""
     trigger: TriggerConfig = TriggerConfig()
     adopt: Annotated[str, OneOf(ADOPTIONS)] = "first_token"
     """When a new answer replaces the old one: "first_token", when it has begun; "at_once", when it is asked for, which

@@ -5,14 +5,13 @@ Protocol: kyutai-labs/moshi `rust/moshi-server` (`/api/tts_streaming`, format Pc
 
 from __future__ import annotations
 
-import os
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import numpy as np
 
 from kame_jax.data.speech import RATE, Speech, SpeechError, word_times
-from kame_jax.errors import InputError
+from kame_jax.llm import kyutai
 
 
 class KyutaiSpeech:
@@ -27,21 +26,10 @@ class KyutaiSpeech:
         InputError: another kind of address, or the packages of the extra are missing.
     """
 
-    def __init__(self, url: str, key_env: str = "KYUTAI_API_KEY", timeout: float = 60.0) -> None:
-        try:
-            import msgpack
-            import websockets.sync.client as client
-        except ImportError:
-            raise InputError(
-                "Kyutai's server needs websockets and msgpack: pip install 'kame_jax[kyutai]'"
-            ) from None
-        parts = urlsplit(url)
-        if parts.scheme not in ("ws", "wss", "http", "https") or not parts.netloc:
-            raise InputError(f"--tts-url {url}: expected ws://host:port")
-        secure = parts.scheme in ("wss", "https")
-        self._url = f"{'wss' if secure else 'ws'}://{parts.netloc}"
+    def __init__(self, url: str, key_env: str = kyutai.KEY_ENV, timeout: float = 60.0) -> None:
+        self._msgpack, _ = kyutai.packages()
+        self._url = kyutai.address(url, "--tts-url")
         self._key_env, self._timeout = key_env, timeout
-        self._msgpack, self._connect = msgpack, client.connect
 
     def describe(self) -> dict[str, Any]:
         """What a manifest says of it."""
@@ -50,11 +38,12 @@ class KyutaiSpeech:
     def speak(self, text: str, voice: str) -> Speech:
         """Speaks a text; `voice` is a voice file as the server names it."""
         query = urlencode({"voice": voice, "format": "PcmMessagePack"})
-        headers = {"kyutai-api-key": os.environ.get(self._key_env) or "public_token"}
+        from websockets.sync.client import connect
+
         try:
-            with self._connect(
+            with connect(
                 f"{self._url}/api/tts_streaming?{query}",
-                additional_headers=headers,
+                additional_headers=kyutai.headers(self._key_env),
                 open_timeout=self._timeout,
                 close_timeout=1.0,
             ) as socket:

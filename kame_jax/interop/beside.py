@@ -1,15 +1,17 @@
-"""What belongs to a language model and lies beside it: its tokenizer and its codec."""
+"""What belongs to a language model and lies beside it: its tokenizer, its codec, and what its maker says of its use."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
 from kame_jax.errors import InputError
+from kame_jax.interop.checkpoint import open_checkpoint
 from kame_jax.interop.locate import locate, read_config, read_json
 
 TOKENIZER_NAMES = ("tokenizer.model", "tokenizer_spm_32k_3.model")
@@ -58,6 +60,17 @@ def find_codec(spec: str | os.PathLike[str]) -> str:
             continue
         return str(folder)
     raise InputError(f"{text}: no codec beside it, expected a safetensors file of Mimi; give --codec")
+
+
+def loader_settings(spec: str | os.PathLike[str], name: str) -> dict[str, Any]:
+    """A section of the `config.json` that a checkpoint came with (`stt_config`, `lm_gen_config`); empty without one.
+
+    A converted checkpoint remembers it.
+
+    Raises:
+        InputError: the checkpoint cannot be opened.
+    """
+    return dict((open_checkpoint(spec).provenance.get("config") or {}).get(name) or {})
 
 
 def _folders(path: Path) -> Iterator[Path]:

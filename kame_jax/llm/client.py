@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kame_jax.config import LLMConfig
-from kame_jax.errors import InputError
+from kame_jax.llm.endpoint import Endpoint, LLMError, deadline
 from kame_jax.llm.usage import Usage, estimate_tokens
 
 Message = Mapping[str, str]
@@ -27,20 +25,6 @@ RETRIED = ("rate_limit", "server", "connection", "timeout")
 """Kinds of failure that another try may mend."""
 
 T = TypeVar("T")
-
-
-class LLMError(RuntimeError):
-    """No answer, or not the whole of it.
-
-    `kind` is "rate_limit" (429), "server" (5xx), "connection", "timeout", "cut" (the stream ended early),
-    "malformed" (the server spoke nonsense), "refused" (other 4xx), "budget" (a limit of the configuration) or
-    "given_up" (see `Client`).
-    """
-
-    def __init__(self, kind: str, message: str, retry_after: float | None = None) -> None:
-        self.kind = kind
-        self.retry_after = retry_after
-        super().__init__(f"{kind}: {message}")
 
 
 @dataclass(frozen=True)
@@ -66,28 +50,11 @@ class Client:
     """
 
     def __init__(self, config: LLMConfig, seed: int = 0, give_up_after: int | None = None) -> None:
-        try:
-            import openai
-        except ImportError:
-            raise InputError(
-                "language models are asked through the openai package: install kame_jax[llm]"
-            ) from None
-        key = os.environ.get(config.api_key_env, "")
-        if not key and config.base_url is None:
-            raise InputError(
-                f"{config.model}: the environment variable {config.api_key_env} holds no key for OpenAI's endpoint; "
-                "set it, or give the base_url of another"
-            )
         self.config = config
         self.usage = Usage()
         self.give_up_after = give_up_after
         self._in_a_row = 0
-        self._hidden = key
-        self._openai = openai
-        # Retries are ours, so that they are counted; a server without keys still wants a header.
-        self._client = openai.AsyncOpenAI(
-            api_key=key or "none", base_url=config.base_url, max_retries=0, timeout=config.timeout
-        )
+        self._endpoint = Endpoint(config.model, config.base_url, config.api_key_env, config.timeout)
         self._places = asyncio.Semaphore(config.max_concurrent)
         self._random = random.Random(seed)
 
@@ -102,7 +69,7 @@ class Client:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._client.close()
+        await self._endpoint.close()
 
     @property
     def cost(self) -> float:
@@ -129,7 +96,9 @@ class Client:
                     text, finish = choice.message.content or "", choice.finish_reason or ""
                     tally.counted = _counts(reply)
                 except (AttributeError, IndexError, TypeError) as error:
-                    raise LLMError("malformed", f"no answer in the reply: {self._clean(error)}") from None
+                    raise LLMError(
+                        "malformed", f"no answer in the reply: {self._endpoint.clean(error)}"
+                    ) from None
                 if not isinstance(text, str):
                     raise LLMError("malformed", f"the answer is {type(text).__name__}, expected text")
                 if len(text) > self.config.max_chars:
@@ -169,7 +138,7 @@ class Client:
     async def _open(self, messages: Sequence[Message], max_tokens: int | None, tally: _Tally) -> Any:
         """A stream that has given its first piece (None when it ended without one)."""
         limit = self.config.first_token_timeout
-        async with _deadline(limit, "no first token"):
+        async with deadline(limit, "no first token"):
             source = await self._create(messages, max_tokens, stream=True)
             chunks = source.__aiter__()
             try:
@@ -189,7 +158,7 @@ class Client:
                 tally.truncated = True
                 return
             wait = min(self.config.idle_timeout, ends - time.monotonic())
-            async with _deadline(wait, "the stream stood still, or took too long"):
+            async with deadline(wait, "the stream stood still, or took too long"):
                 piece = await self._next_piece(chunks, tally)
         tally.complete = True
 
@@ -205,7 +174,7 @@ class Client:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                raise self._failure(error, reading=True) from None
+                raise self._endpoint.failure(error, reading=True) from None
             try:
                 tally.counted = _counts(chunk) or tally.counted
                 for choice in chunk.choices or ():
@@ -216,7 +185,7 @@ class Client:
                     if text:
                         return text
             except (AttributeError, TypeError) as error:
-                raise LLMError("malformed", self._clean(error)) from None
+                raise LLMError("malformed", self._endpoint.clean(error)) from None
 
     async def _create(self, messages: Sequence[Message], max_tokens: int | None, stream: bool) -> Any:
         config = self.config
@@ -228,14 +197,14 @@ class Client:
         if stream and config.stream_usage:
             options["stream_options"] = {"include_usage": True}
         try:
-            async with _deadline(config.timeout, "no answer"):
-                return await self._client.chat.completions.create(
+            async with deadline(config.timeout, "no answer"):
+                return await self._endpoint.api.chat.completions.create(
                     model=config.model, messages=[dict(m) for m in messages], stream=stream, **options
                 )
         except (asyncio.CancelledError, LLMError):
             raise
         except Exception as error:
-            raise self._failure(error, reading=False) from None
+            raise self._endpoint.failure(error, reading=False) from None
 
     async def _retried(self, work: Callable[[], Awaitable[T]], tally: _Tally) -> T:
         for attempt in range(self.config.retries + 1):
@@ -248,28 +217,6 @@ class Client:
                 wait = self.config.backoff * 2**attempt * self._random.uniform(0.5, 1.0)
                 await asyncio.sleep(min(max(wait, error.retry_after or 0.0), self.config.max_backoff))
         raise AssertionError("the last try returns or raises")
-
-    def _failure(self, error: Exception, reading: bool) -> LLMError:
-        """An error of the openai package or its transport, as ours."""
-        openai, words = self._openai, self._clean(error)
-        if isinstance(error, openai.APITimeoutError):
-            return LLMError("timeout", words)
-        if isinstance(error, openai.APIStatusError):
-            status = error.status_code
-            kind = "rate_limit" if status == 429 else "server" if status >= 500 else "refused"
-            return LLMError(kind, f"status {status}: {words}", _retry_after(error.response.headers))
-        if isinstance(error, ValueError):  # JSON that is none
-            return LLMError("malformed", words)
-        if reading:
-            return LLMError("cut", words)
-        return LLMError("connection", words)
-
-    def _clean(self, error: BaseException) -> str:
-        """The words of an error on one line, without anything that looks like a key."""
-        words = " ".join(f"{type(error).__name__}: {error}".split())
-        if self._hidden:
-            words = words.replace(self._hidden, "***")
-        return re.sub(r"\b(sk|key|Bearer)[-_ ][\w*.-]{6,}", "***", words)[:300]
 
     def _check_limits(self) -> None:
         """Whether anything may be asked; called in one's turn, when all that was asked before is counted."""
@@ -321,16 +268,6 @@ class _Tally:
             self.client._in_a_row = self.client._in_a_row + 1 if failed else 0
 
 
-@contextlib.asynccontextmanager
-async def _deadline(seconds: float, what: str) -> AsyncIterator[None]:
-    """`asyncio.timeout`, as our error."""
-    try:
-        async with asyncio.timeout(max(seconds, 0.0)):
-            yield
-    except TimeoutError:
-        raise LLMError("timeout", f"{what} within {seconds:.1f} s") from None
-
-
 async def _closed(pieces: Any, source: Any) -> None:
     """Closes a generator and the response behind it; what goes wrong then is of no interest to anybody."""
     with contextlib.suppress(Exception):
@@ -345,11 +282,3 @@ def _counts(reply: Any) -> tuple[int, int] | None:
     usage = getattr(reply, "usage", None)
     asked, answered = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
     return (asked, answered) if isinstance(asked, int) and isinstance(answered, int) else None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait; None where it does not say, or says a date."""
-    try:
-        return float(headers.get("retry-after", ""))
-    except ValueError:
-        return None

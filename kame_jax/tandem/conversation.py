@@ -313,4 +313,9 @@ class Conversation:
     def report(self) -> dict[str, Any]:
         """Every figure of the conversation."""
         usage, cost = self.backend.usage() if self.backend is not None else (None, 0.0)
-        return self.measures.report(self.session, usage, cost) | {"events": dict(sorted(self.events.items()))}
+        heard = self.transcript.report() if self.transcript is not None else {}
+        return (
+            self.measures.report(self.session, usage, cost)
+            | {f"stt_{name}": value for name, value in heard.items()}
+            | {"events": dict(sorted(self.events.items()))}
+        )

@@ -7,6 +7,7 @@ of their own: a conversation never waits for one.
 from __future__ import annotations
 
 import json
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,10 @@ class Transcript(Protocol):
 
     def close(self) -> None:
         """Ends threads and connections."""
+        ...
+
+    def report(self) -> dict[str, float]:
+        """What the source did, failed to do, and cost: figures by name."""
         ...
 
 
@@ -98,6 +103,10 @@ class TimedTranscript:
     def close(self) -> None:
         """Nothing is open."""
 
+    def report(self) -> dict[str, float]:
+        """Nothing to say."""
+        return {}
+
     def _speaking(self, time: float) -> bool:
         """Whether a word that has not ended yet has begun soon enough to belong to the turn."""
         if self._next == len(self.words):
@@ -109,7 +118,53 @@ class TimedTranscript:
         return Heard(" ".join(word for word, _, _ in self._turn), final, self._turn[-1][2])
 
 
-class PocketSphinx:
+class Threaded:
+    """A recogniser that computes here, on a thread of its own; it says in `_hear` what a frame gave.
+
+    Args:
+        most_waiting: frames that may wait for it; the oldest beyond that are left out, and counted.
+    """
+
+    def __init__(self, most_waiting: int = 125) -> None:
+        self.counts: Counter[str] = Counter()
+        self._most_waiting = most_waiting
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="speech-to-text")
+        self._waiting: deque[Future[list[Heard]]] = deque()
+
+    def push(self, samples: np.ndarray, time: float) -> list[Heard]:
+        """See `Transcript`; what is understood comes some frames later."""
+        self._waiting.append(self._worker.submit(self._hear, np.array(samples, np.float32), time))
+        heard: list[Heard] = []
+        while self._waiting and self._waiting[0].done():
+            heard += self._result(self._waiting.popleft())
+        if len(self._waiting) > self._most_waiting:
+            # The first runs; the second has waited longest.
+            if self._waiting[1].cancel():
+                self.counts["frames_left_out"] += 1
+            del self._waiting[1]
+        return heard
+
+    def _result(self, done: Future[list[Heard]]) -> list[Heard]:
+        try:
+            return done.result()
+        except Exception as error:
+            self.counts[f"failed_{type(error).__name__}"] += 1
+            return []
+
+    def close(self) -> None:
+        """Ends the thread; what it has not heard yet it will not hear."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def report(self) -> dict[str, float]:
+        """See `Transcript`."""
+        return dict(sorted(self.counts.items()))
+
+    def _hear(self, samples: np.ndarray, time: float) -> list[Heard]:
+        """What a frame that ends at `time` gave."""
+        raise AssertionError("each recogniser has its own")
+
+
+class PocketSphinx(Threaded):
     """Offline speech-to-text with the model that the pocketsphinx wheel ships (English). Extra `stt`.
 
     Args:
@@ -132,22 +187,9 @@ class PocketSphinx:
         self._decoder = Decoder(samprate=self.RATE, loglevel="FATAL")
         self._resampler = soxr.ResampleStream(sample_rate, self.RATE, 1, dtype="float32")
         self._pause = pause
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="speech-to-text")
-        self._waiting: list[Future[list[Heard]]] = []
         self._text, self._changed = "", 0.0
         self._decoder.start_utt()
-
-    def push(self, samples: np.ndarray, time: float) -> list[Heard]:
-        """See `Transcript`; what is understood comes some frames later."""
-        self._waiting.append(self._worker.submit(self._hear, samples, time))
-        events = []
-        while self._waiting and self._waiting[0].done():
-            events += self._waiting.pop(0).result()
-        return events
-
-    def close(self) -> None:
-        """Ends the thread; what it has not heard yet it will not hear."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        super().__init__()
 
     def _hear(self, samples: np.ndarray, time: float) -> list[Heard]:
         sound = self._resampler.resample_chunk(np.asarray(samples, np.float32))

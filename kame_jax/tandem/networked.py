@@ -1,0 +1,260 @@
+"""Speech-to-text behind a network: a thread with an event loop of its own, so that a conversation never waits for it.
+
+Failures are counted and tried again, more and more slowly; sound that a slow server does not take is left out rather
+than kept without end; what was sent is counted against a budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter, deque
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import soxr
+
+from kame_jax.config import STTConfig
+from kame_jax.llm import LLMError, without_keys
+from kame_jax.tandem.transcript import Heard
+
+RATE = 24_000
+"""Samples a second that WebSocket services take."""
+CLOSING_SECONDS = 5.0
+
+
+class Networked:
+    """What all such sources share; a source says in `_session` what it does until something fails.
+
+    Args:
+        config: limits, and where the server is.
+        sample_rate: of the frames, samples a second.
+        frame_rate: frames a second.
+    """
+
+    def __init__(self, config: STTConfig, sample_rate: int, frame_rate: float = 12.5) -> None:
+        self.config, self.sample_rate = config, sample_rate
+        self.counts: Counter[str] = Counter()
+        self._sent_seconds = 0.0
+        self._failures = 0
+        self._told: deque[Heard] = deque()
+        self._waiting: deque[tuple[np.ndarray, float]] = deque()
+        self._most_waiting = max(1, round(config.max_behind * frame_rate))
+        self._news = asyncio.Event()
+        self._pushed, self._came, self._resting = 0, 0, False
+        self._loop = asyncio.new_event_loop()
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, name="speech-to-text", daemon=True)
+        self._thread.start()
+
+    def push(self, samples: np.ndarray, time: float) -> list[Heard]:
+        """See `Transcript`; what is understood comes some frames later."""
+        if not self._closed:
+            self._pushed += 1
+            self._loop.call_soon_threadsafe(self._arrived, np.array(samples, np.float32), time)
+        return self.drain()
+
+    def drain(self) -> list[Heard]:
+        """What was understood since the last time, of each turn the newest."""
+        heard: list[Heard] = []
+        while self._told:
+            if heard and not heard[-1].final:
+                heard.pop()  # a newer one of the same turn
+            heard.append(self._told.popleft())
+        return heard
+
+    @property
+    def idle(self) -> bool:
+        """All sound that was pushed has been dealt with, or sent."""
+        return self._closed or (self._resting and self._came == self._pushed)
+
+    def close(self) -> None:
+        """Ends the connection and the thread."""
+        if not self._closed:
+            self._closed = True
+            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+            self._thread.join(CLOSING_SECONDS)
+
+    def report(self) -> dict[str, float]:
+        """See `Transcript`."""
+        cost = self._sent_seconds / 60 * self.config.minute_price
+        return {"seconds_sent": round(self._sent_seconds, 2), "cost": cost} | dict(
+            sorted(self.counts.items())
+        )
+
+    def _run(self) -> None:
+        try:
+            self._task = self._loop.create_task(self._forever())
+            with suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(self._task)
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._closed = True
+            self._loop.close()
+
+    async def _forever(self) -> None:
+        try:
+            while True:
+                kind, retry_after = "cut", 0.0
+                try:
+                    self._check_budget()
+                    await self._session()
+                except LLMError as error:
+                    kind, retry_after = error.kind, error.retry_after or 0.0
+                except Exception as error:
+                    kind = type(error).__name__
+                self.counts[f"failed_{kind}"] += 1
+                if kind == "budget":
+                    return
+                wait = max(self.config.backoff * 2**self._failures, retry_after)
+                self._failures = min(self._failures + 1, 30)
+                await asyncio.sleep(min(wait, self.config.max_backoff))
+        finally:
+            await self._end()
+
+    async def _session(self) -> None:
+        """Works until something fails."""
+        raise AssertionError("each source has its own")
+
+    async def _end(self) -> None:
+        """Closes what is open."""
+
+    def _arrived(self, samples: np.ndarray, time: float) -> None:
+        if len(self._waiting) >= self._most_waiting:
+            self._waiting.popleft()
+            self.counts["frames_left_out"] += 1
+        self._waiting.append((samples, time))
+        self._resting, self._came = False, self._came + 1
+        self._news.set()
+
+    async def _next(self) -> tuple[np.ndarray, float]:
+        """The next frame and the time at which it ends."""
+        while not self._waiting:
+            self._news.clear()
+            self._resting = True
+            await self._news.wait()
+        return self._waiting.popleft()
+
+    def _tell(self, heard: Heard) -> None:
+        self._told.append(heard)
+
+    def _sending(self, seconds: float) -> None:
+        """Counts sound that is sent.
+
+        Raises:
+            LLMError: of kind "budget", when no more may be.
+        """
+        self._sent_seconds += seconds
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        config, minutes = self.config, self._sent_seconds / 60
+        if config.max_minutes is not None and minutes >= config.max_minutes:
+            raise LLMError("budget", f"{minutes:.2f} minutes of sound sent of {config.max_minutes:g}")
+        if config.max_cost is not None and minutes * config.minute_price >= config.max_cost:
+            raise LLMError("budget", f"{minutes * config.minute_price:g} spent of {config.max_cost:g}")
+
+
+class Socketed(Networked):
+    """A source that streams sound to a WebSocket while words come back.
+
+    Args:
+        config: limits, and where the server is.
+        sample_rate: of the frames, samples a second.
+        url: of the WebSocket.
+        headers: of the request; they hold the key.
+        websockets: the package of that name.
+    """
+
+    def __init__(
+        self, config: STTConfig, sample_rate: int, url: str, headers: dict[str, str], websockets: Any
+    ) -> None:
+        self._url, self._headers, self._websockets = url, headers, websockets
+        self._origin: float | None = None
+        self._resampler: Any = None
+        super().__init__(config, sample_rate)
+
+    async def _greet(self, socket: Any) -> None:
+        """What is said first."""
+
+    async def _send(self, socket: Any, samples: np.ndarray, time: float) -> None:
+        """Sends samples, float32 of `RATE`, that end at `time`."""
+        raise AssertionError("each source has its own")
+
+    async def _receive(self, socket: Any, message: str | bytes) -> None:
+        """Reads one message."""
+        raise AssertionError("each source has its own")
+
+    def _lost(self) -> None:
+        """The connection is gone: what was heard of the turn is all there will be."""
+
+    async def _session(self) -> None:
+        from websockets.asyncio.client import connect
+
+        timeout = self.config.timeout
+        try:
+            async with connect(
+                self._url,
+                additional_headers=self._headers,
+                open_timeout=timeout,
+                close_timeout=1.0,
+                ping_interval=timeout,
+                ping_timeout=timeout,
+            ) as socket:
+                self._origin = None
+                self._resampler = soxr.ResampleStream(self.sample_rate, RATE, 1, dtype="float32")
+                await asyncio.wait_for(self._greet(socket), timeout)
+                both = {
+                    asyncio.create_task(self._send_all(socket)),
+                    asyncio.create_task(self._read_all(socket)),
+                }
+                try:
+                    done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+                finally:
+                    for task in both:
+                        task.cancel()
+                    await asyncio.gather(*both, return_exceptions=True)
+        except LLMError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from None
+        finally:
+            self._lost()
+
+    async def _send_all(self, socket: Any) -> None:
+        while True:
+            samples, time = await self._next()
+            seconds = len(samples) / self.sample_rate
+            if self._origin is None:
+                self._origin = time - seconds
+            self._sending(seconds)
+            sound = self._resampler.resample_chunk(samples)
+            await asyncio.wait_for(self._send(socket, sound, time), self.config.timeout)
+
+    async def _read_all(self, socket: Any) -> None:
+        async for message in socket:
+            try:
+                await self._receive(socket, message)
+                self._failures = 0
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise LLMError("malformed", without_keys(error, "")) from None
+
+    def _failure(self, error: Exception) -> LLMError:
+        problems = self._websockets.exceptions
+        words = without_keys(error, "")
+        for value in self._headers.values():
+            words = words.replace(value.removeprefix("Bearer "), "***")
+        if isinstance(error, TimeoutError):
+            return LLMError("timeout", words)
+        if isinstance(error, problems.InvalidStatus):
+            status = error.response.status_code
+            return LLMError(
+                "rate_limit" if status == 429 else "server" if status >= 500 else "refused", words
+            )
+        if isinstance(error, problems.ConnectionClosed):
+            return LLMError("cut", words)
+        return LLMError("connection", words)

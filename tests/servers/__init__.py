@@ -1,0 +1,1 @@
+"""Real server programs for tests, in an environment of their own."""
