@@ -120,9 +120,11 @@ class Conversation:
     def after(self, frame: Frame) -> None:
         """What follows a frame: its figures, its words, and the log."""
         for op in self.session.log[self._logged :]:
+            self.measures.changed(op)
             self._log_line({"frame": op.step, "op": op.op, "tokens": list(op.tokens)})
         self._logged = len(self.session.log)
         self.measures.read(frame.oracle, frame.index)
+        self.measures.sounded(frame.samples, frame.index * FRAME_SECONDS)
         self._say(frame)
 
     async def run(self, frames: Sequence[np.ndarray], paced: bool = False) -> list[Frame]:
@@ -256,10 +258,9 @@ class Conversation:
                     self._adopt(answer)
                 if answer.begun:
                     self.session.append(ids)
-                    self.measures.appended(ids, self.session.frames)
                 else:
                     self.session.replace(ids)
-                    self.measures.adopted(answer.question, ids, self.session.frames)
+                    self.measures.adopted(answer.question.time)
                 answer.begun = True
             if answer.fell:
                 self._fall_back(answer)

@@ -9,17 +9,20 @@ import numpy as np
 
 from kame_jax.decode.session import Session
 from kame_jax.llm import Usage
-from kame_jax.tandem.backend import Question, content_words
+from kame_jax.oracle import OracleOp
+from kame_jax.tandem.backend import content_words
 from kame_jax.tandem.transcript import Heard
 
 FRAME_SECONDS = 0.08
 BUDGET_MS = 80.0
 PAUSE = 1.0
-"""Seconds without a word after which the model's next word begins a new turn."""
+"""Seconds without a word, or without sound, after which the model's next one begins a new turn."""
+AUDIBLE = 1e-2
+"""Root mean square of a frame that is heard: 40 dB below full scale."""
 
 
 class Measures:
-    """Collects while a conversation runs; `report` sums up.
+    """Collects while a conversation runs, and of a replayed one what its oracle changes tell; `report` sums up.
 
     Args:
         pad_id: of the idle oracle.
@@ -29,32 +32,38 @@ class Measures:
     def __init__(self, pad_id: int, start_id: int) -> None:
         self._pad, self._start = pad_id, start_id
         self._line: deque[tuple[int, int, float | None]] = deque()
+        """Tokens that wait to be read: id, frame before which it came, end of the word that it knows first."""
         self._ages: list[int] = []
         self._known: list[float] = []
-        self._given = 0
+        self._given = self._read = self._erased = 0
+        self._newest_word: float | None = None
         self._recalls: list[float] = []
         self._answer = ""
         self._said_since = ""
-        self._read = 0
-        self._user: list[list[float]] = []
-        self._speaks: list[float] = []
-        self._last_said = -PAUSE
+        self._user: list[tuple[float, float, bool]] = []
+        self._words, self._sounds = _Onsets(), _Onsets()
         self.delays: list[float] = []
         """Seconds until each answer began."""
 
-    def adopted(self, question: Question, ids: list[int], frame: int) -> None:
-        """A new answer replaced the old one before frame `frame` is heard."""
+    def adopted(self, word_time: float) -> None:
+        """The next `replace` begins an answer that knows the user's words up to `word_time` seconds."""
         self._close_answer()
-        self._line.clear()
-        self._given += len(ids)
-        # The first token after the start mark is the first that can know the question's last word.
-        self._line.extend([(self._start, frame, None), (ids[0], frame, question.time)])
-        self._line.extend((token, frame, None) for token in ids[1:])
+        self._newest_word = word_time
 
-    def appended(self, ids: list[int], frame: int) -> None:
-        """More of the answer came before frame `frame` is heard."""
-        self._given += len(ids)
-        self._line.extend((token, frame, None) for token in ids)
+    def changed(self, op: OracleOp) -> None:
+        """A change of the oracle, before frame `op.step` is heard."""
+        if op.op != "append":
+            self._erased += sum(token != self._start for token, _, _ in self._line)
+            self._line.clear()
+        tokens = list(op.tokens)
+        self._given += len(tokens)
+        if op.op == "replace":
+            self._line.append((self._start, op.step, None))
+            if tokens:
+                # The first token behind the start mark is the first that can know the question's last word.
+                self._line.append((tokens.pop(0), op.step, self._newest_word))
+                self._newest_word = None
+        self._line.extend((token, op.step, None) for token in tokens)
 
     def completed(self, text: str) -> None:
         """The adopted answer is whole."""
@@ -75,25 +84,28 @@ class Measures:
 
     def heard(self, heard: Heard) -> None:
         """The user's turn went on or ended."""
-        if not self._user or self._user[-1][2]:
-            self._user.append([heard.time, heard.time, 0.0])
-        self._user[-1][1:] = [heard.time, float(heard.final)]
+        begin = heard.time
+        if self._user and not self._user[-1][2]:
+            begin = self._user.pop()[0]
+        self._user.append((begin, heard.time, heard.final))
 
     def said(self, text: str, time: float) -> None:
         """The model said `text` at `time` seconds."""
-        if not text.strip():
-            return
-        if time - self._last_said >= PAUSE:
-            self._speaks.append(time)
-        self._last_said = time
-        self._said_since += text
+        if text.strip():
+            self._words.push(time)
+            self._said_since += text
 
-    def _latencies(self) -> list[float]:
-        """For each of the user's turns, seconds from its end to the first word of the reply; negative when before."""
+    def sounded(self, samples: np.ndarray | None, time: float) -> None:
+        """The model's sound, float32 `[samples]`, from `time` on."""
+        if samples is not None and float(np.mean(np.square(samples))) > AUDIBLE**2:
+            self._sounds.push(time)
+
+    def _latencies(self, onsets: list[float]) -> list[float]:
+        """For each of the user's turns, seconds from its end to the beginning of the reply; negative when before."""
         found = []
         for index, (begin, end, _) in enumerate(self._user):
             following = self._user[index + 1][0] if index + 1 < len(self._user) else np.inf
-            reply = [time for time in self._speaks if begin <= time < following]
+            reply = [time for time in onsets if begin <= time < following]
             if reply:
                 found.append(reply[0] - end)
         return found
@@ -105,11 +117,18 @@ class Measures:
             self._recalls.append(len(wanted & set(content_words(self._said_since))) / len(wanted))
         self._answer = self._said_since = ""
 
+    def _fraction(self, count: int) -> float | None:
+        return count / self._given if self._given else None
+
     def report(self, session: Session, usage: Usage | None, cost: float) -> dict[str, Any]:
-        """All figures; times in milliseconds or seconds as their names say, None where there was nothing to measure."""
+        """All figures; times in milliseconds or seconds as their names say, None where there was nothing to measure.
+
+        What is given to the oracle is read, erased unread by a newer answer or a clear, or wasted: never reached
+        before the end, late or too far ahead.
+        """
         self._close_answer()
         frames = np.array(session.engine.frame_seconds or [0.0]) * 1e3
-        latencies = self._latencies()
+        words, sounds = self._latencies(self._words.times), self._latencies(self._sounds.times)
         result = {
             "frame_ms_p50": float(np.percentile(frames, 50)),
             "frame_ms_p95": float(np.percentile(frames, 95)),
@@ -120,10 +139,14 @@ class Measures:
             "word_to_oracle_seconds_p50": _percentile(np.array(self._known), 50),
             "first_token_seconds_p50": _percentile(np.array(self.delays), 50),
             "oracle_tokens_given": self._given,
-            "oracle_read_fraction": self._read / self._given if self._given else None,
+            "oracle_read_fraction": self._fraction(self._read),
+            "oracle_erased_fraction": self._fraction(self._erased),
+            "oracle_wasted_fraction": self._fraction(self._given - self._read - self._erased),
             "oracle_recall": float(np.mean(self._recalls)) if self._recalls else None,
-            "first_word_seconds": latencies[0] if latencies else None,
-            "first_word_seconds_p50": _percentile(np.array(latencies), 50),
+            "first_word_seconds": words[0] if words else None,
+            "first_word_seconds_p50": _percentile(np.array(words), 50),
+            "first_sound_seconds": sounds[0] if sounds else None,
+            "first_sound_seconds_p50": _percentile(np.array(sounds), 50),
         }
         result |= {f"oracle_tokens_{name}": count for name, count in session.counts.items()}
         if usage is not None:
@@ -135,6 +158,19 @@ class Measures:
                 "llm_cost": cost,
             }
         return result
+
+
+class _Onsets:
+    """Times at which something begins after a pause."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self._last = -np.inf
+
+    def push(self, time: float) -> None:
+        if time - self._last >= PAUSE:
+            self.times.append(time)
+        self._last = time
 
 
 def _percentile(values: np.ndarray, q: float) -> float | None:

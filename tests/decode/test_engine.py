@@ -1,5 +1,6 @@
 """The engine: many conversations on one compiled step, each as if it were alone."""
 
+import asyncio
 import functools
 import json
 
@@ -9,14 +10,18 @@ import pytest
 
 from kame_jax.codec import mimi as codec
 from kame_jax.codec.recording import decode_recording, encode_recording
+from kame_jax.config import TandemConfig, TriggerConfig
 from kame_jax.decode import greedy, sampling
 from kame_jax.decode.engine import Engine, EngineOptions
 from kame_jax.decode.offline import reply
 from kame_jax.errors import InputError
 from kame_jax.interop import load_checkpoint
+from kame_jax.llm import LLMError
 from kame_jax.oracle import OracleOp
+from kame_jax.tandem import Conversation, TimedTranscript
 from tests.decode import small
 from tests.golden.read import LM_FILES, QUICK, outputs
+from tests.tandem.test_conversation import WORDS, Script
 
 FRAMES = 30
 
@@ -99,6 +104,36 @@ def test_a_paused_session_continues_where_it_stopped():
         parts += converse(session, audio[10:])
     for a, b in zip(straight, sound_and_tokens(parts)):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [10**9],
+        [LLMError("timeout", "x")],
+        ["one two three four ", LLMError("cut", "x")],
+        ["one two three four five six "],
+    ],
+    ids=["never answers", "fails", "is cut", "answers"],
+)
+def test_whatever_a_back_end_does_no_sample_is_missing_and_the_log_gives_the_same_sound(answer):
+    audio, backend = small.voice(FRAMES), Script(answer)
+    config = TandemConfig(trigger=TriggerConfig(new_words=9, end_of_turn=False))
+    with shared().join(seed=5) as session:
+        backend.frames = lambda: session.frames
+        conversation = Conversation(session, TimedTranscript(WORDS), backend, config)
+        live, log = sound_and_tokens(asyncio.run(conversation.run(list(audio)))), session.log
+    assert conversation.events["asked"] == 1
+    assert live[0].shape == audio.shape
+    with shared().join(seed=5) as session:
+        again = sound_and_tokens(converse(session, audio, log))
+    with shared().join(seed=5) as session:
+        without = sound_and_tokens(converse(session, audio))
+    for a, b in zip(live, again):
+        np.testing.assert_array_equal(a, b)
+    told = any(op.op == "replace" for op in log)
+    assert told == isinstance(answer[0], str)
+    assert told or (live[0] == without[0]).all()
 
 
 def test_a_freed_slot_keeps_nothing_of_the_conversation():

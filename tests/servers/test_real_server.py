@@ -1,7 +1,7 @@
 """A conversation with a real OpenAI-compatible server program: `transformers serve` and a tiny model of random weights.
 
-`make servers` installs the server into `.venv-servers` (transformers, torch) and runs this; no other target does. With a
-server installed elsewhere: `SERVER_PYTHON=/path/to/python python -m pytest -m server tests/servers`.
+`make servers` installs the server into `.venv-servers` (transformers, torch) and runs this; no other target does. With
+a server installed elsewhere: `SERVER_PYTHON=/path/to/python python -m pytest -m server tests/servers`.
 """
 
 import json
@@ -28,10 +28,14 @@ SECONDS = 600
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 
-def post(url, body):
+def answers(url, body):
+    """Whether a server is there and has answered; the first answer also loads the model."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=SECONDS) as reply:
-        return json.loads(reply.read())
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS) as reply:
+            return "choices" in json.loads(reply.read())
+    except (urllib.error.URLError, ConnectionError):
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +59,11 @@ def server(tmp_path_factory):
     ask = {"model": str(folder), "messages": [{"role": "user", "content": "it is"}], "max_tokens": 2}
     try:
         deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                post(f"{url}/chat/completions", ask)  # also loads the model
-                break
-            except (urllib.error.URLError, ConnectionError) as error:
-                said = (folder.parent / "log.txt").read_text()[-2000:]
-                assert running.poll() is None, said
-                assert time.monotonic() < deadline, f"{error}\n{said}"
-                time.sleep(0.5)
+        while not answers(f"{url}/chat/completions", ask):
+            said = (folder.parent / "log.txt").read_text()[-2000:]
+            assert running.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.5)
         yield url, str(folder), json.loads((folder / "words.json").read_text())
     finally:
         running.terminate()
