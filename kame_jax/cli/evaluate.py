@@ -16,7 +16,7 @@ from kame_jax.cli.common import add_common, emit
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from kame_jax.data.samples import Sample
+    from kame_jax.data.samples import Cut, Sample
 
 
 def add_parser(subparsers: Any) -> None:
@@ -44,8 +44,7 @@ def add_parser(subparsers: Any) -> None:
     add(
         "--tail",
         choices=("clear", "keep"),
-        default="clear",
-        help="what a new oracle does to the rest of a longer one",
+        help="what a new oracle does to the rest of a longer one (default: as in the checkpoint's run)",
     )
     add(
         "--codec", metavar="MIMI", help="Mimi's weights, for dialogues (default: those beside the checkpoint)"
@@ -68,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
     from kame_jax.config import LossConfig
-    from kame_jax.data.samples import Cut, make_samples
+    from kame_jax.data.samples import make_samples
     from kame_jax.data.stored import open_samples
     from kame_jax.interop import load_checkpoint
     from kame_jax.sharding import make_mesh
@@ -85,7 +84,7 @@ def _run(args: argparse.Namespace) -> None:
     mesh = make_mesh()
     config, model = load_checkpoint(args.checkpoint, mesh=mesh, dtype=args.dtype)
     with Terminal() as terminal:
-        cut = Cut(args.max_frames, args.min_frames)
+        cut, tail = _rules(args)
         samples: Sequence[Sample] | None = open_samples(args.data, config, speakers, cut)
         if samples is None:
             records = read_records(
@@ -100,7 +99,7 @@ def _run(args: argparse.Namespace) -> None:
         evaluate = make_evaluation(
             abstract_model(config, args.dtype),
             samples,
-            schedule_of(config, args.tail),
+            schedule_of(config, tail),
             LossConfig(),
             mesh,
             batch_size=args.batch_size,
@@ -110,6 +109,18 @@ def _run(args: argparse.Namespace) -> None:
         metrics = evaluate(params_of(model))
     result = {"checkpoint": args.checkpoint, "data": args.data, "samples": len(samples)} | metrics
     emit(args, result, _table(metrics))
+
+
+def _rules(args: argparse.Namespace) -> tuple[Cut, str]:
+    """How dialogues are cut and what a new oracle does: as in the checkpoint's own run, else as runs do by default."""
+    from kame_jax.config import DataConfig, OracleConfig, load_run
+    from kame_jax.data.samples import Cut
+
+    own = Path(args.checkpoint) / "config.yaml"
+    run = load_run(own) if own.is_file() else None
+    data, oracle = (run.data, run.oracle) if run else (DataConfig(), OracleConfig())
+    cut = Cut(args.max_frames, args.min_frames, carry_oracle=data.carry_oracle, mask_fill=data.mask_fill)
+    return cut, args.tail or oracle.tail
 
 
 def _speakers(text: str) -> list[str]:
