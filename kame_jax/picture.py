@@ -164,10 +164,10 @@ def four_streams(
     seconds = max(len(user), len(own), 1) / sample_rate
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     axes = figure.subplots(4, 1, sharex=True, height_ratios=[1.15, 1, 1, 1.15])
-    _waveform(axes[0], user, sample_rate, USER, "user audio", user_words)
+    waveform(axes[0], user, sample_rate, USER, "user audio", user_words)
     _tokens(axes[1], oracle, ORACLE, "oracle", seconds)
     _tokens(axes[2], text, TEXT, "inner\nmonologue", seconds)
-    _waveform(axes[3], own, sample_rate, OWN, "own audio", ())
+    waveform(axes[3], own, sample_rate, OWN, "own audio", ())
     axes[0].set_title(title, loc="left", fontsize=11, color=INK)
     axes[3].set_xlabel("seconds", color=INK)
     axes[3].set_xlim(0, seconds)
@@ -175,7 +175,8 @@ def four_streams(
     return Path(path)
 
 
-def _frame(axis: Axes, name: str, colour: str) -> None:
+def bare(axis: Axes, name: str, colour: str) -> None:
+    """Names a row on its left and takes away what frames it."""
     axis.set_ylabel(name, rotation=0, ha="right", va="center", color=colour, fontsize=10)
     axis.set_yticks([])
     axis.tick_params(colors=MUTED)
@@ -184,10 +185,9 @@ def _frame(axis: Axes, name: str, colour: str) -> None:
     axis.spines["bottom"].set_color(MUTED)
 
 
-def _waveform(
-    axis: Axes, audio: np.ndarray, rate: int, colour: str, name: str, words: Sequence[Mark]
-) -> None:
-    _frame(axis, name, colour)
+def waveform(axis: Axes, audio: np.ndarray, rate: int, colour: str, name: str, words: Sequence[Mark]) -> None:
+    """A row with a recording, float32 `[samples]`, filled between its peaks; `words` stand above it."""
+    bare(axis, name, colour)
     # One min-max pair a pixel says as much as every sample, at a fraction of the drawing time.
     columns = 1400
     size = max(1, -(-len(audio) // columns))
@@ -202,7 +202,7 @@ def _waveform(
 
 def _codes(axis: Axes, codes: np.ndarray, colour: str, name: str, seconds: float) -> None:
     """Codes as shades, one line a codebook, the semantic one on top; equal codes have equal shades."""
-    _frame(axis, name, colour)
+    bare(axis, name, colour)
     shades = LinearSegmentedColormap.from_list(name, ["#ffffff", colour])
     axis.imshow(
         codes / max(int(codes.max(initial=0)), 1),
@@ -216,7 +216,7 @@ def _codes(axis: Axes, codes: np.ndarray, colour: str, name: str, seconds: float
 
 
 def _tokens(axis: Axes, marks: Sequence[Mark], colour: str, name: str, seconds: float) -> None:
-    _frame(axis, name, colour)
+    bare(axis, name, colour)
     axis.set_ylim(0, 1)
     # Tokens come every 80 ms, closer than words are wide: they take turns on rows.
     rows, width = 4, seconds * 0.0072

@@ -9,6 +9,14 @@ import soundfile
 from kame_jax.assets import TINY
 from kame_jax.cli.main import main
 from kame_jax.data.sample import ROOT, sample_entries
+from tests.compiled import quickly
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_compilation(tmp_path_factory):
+    """Every run of the command compiles the same step."""
+    with quickly(tmp_path_factory.mktemp("compiled")):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +71,10 @@ def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
         (["--llm", "faq:nowhere.jsonl"], "nowhere.jsonl"),
         (["--llm", "nowhere.yaml"], "nowhere.yaml"),
         (["--llm", "sample", "--oracle", "x.jsonl"], "exclude each other"),
+        (["--stt", "pocketsphinx", "--transcript", "x.json"], "exclude each other"),
+        (["--stt", "nowhere"], "settings of STTConfig"),
+        (["--stt", "kyutai"], "base_url"),
+        (["--stt", "whisper:ftp://x"], "expected one of http"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_status_2(arguments, said, capsys, tmp_path, monkeypatch):

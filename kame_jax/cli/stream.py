@@ -82,6 +82,7 @@ def _run(args: argparse.Namespace) -> None:
     from kame_jax.interop import load_checkpoint
     from kame_jax.interop.beside import find_tokenizer
     from kame_jax.oracle.text import load_tokenizer
+    from kame_jax.tandem.sources import read_source
 
     if not args.checkpoint:
         from kame_jax.assets import TINY
@@ -100,6 +101,9 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.user}: --llm, --log, --stt and --transcript need a sound file, not codes")
     if args.llm and args.oracle:
         raise InputError("--llm and --oracle exclude each other: an oracle log is a back end's work already")
+    if args.stt and args.transcript:
+        raise InputError("--stt and --transcript exclude each other: each says what the user says")
+    args.source = read_source(args.stt) if args.stt else None
     for path in (args.out, args.picture, args.log):
         if path and not Path(path).absolute().parent.is_dir():
             raise InputError(f"{path}: its folder does not exist")

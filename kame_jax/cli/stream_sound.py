@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -98,10 +99,10 @@ def answer_sound(
     write_audio(args.out, own, mimi.config.sample_rate)
     if args.log:
         write_whole(args.log, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
-    if args.picture:
-        _draw(args, engine, audio, own, out, transcript)
     result = {"said": said, "output": args.out, "frames": frames, "wall_seconds": round(wall, 2)}
     report = conversation.report()
+    if args.picture:
+        _draw(args, engine, audio, own, out, transcript, lines, report)
     if model.config.oracle == "none":
         report = {name: value for name, value in report.items() if not name.startswith("oracle_")}
     return result | {
@@ -169,11 +170,11 @@ def bundled_tandem(entry: SampleEntry) -> Backend:
 
 def _transcript(args: argparse.Namespace, config: TandemConfig, sample_rate: int) -> Transcript | None:
     from kame_jax.tandem import TimedTranscript
-    from kame_jax.tandem.sources import open_source, read_source
+    from kame_jax.tandem.sources import open_source
 
     if args.transcript:
         return TimedTranscript.read(args.transcript, args.speaker, config.pause)
-    source = read_source(args.stt) if args.stt else config.stt
+    source = args.source or config.stt
     return None if source is None else open_source(source, sample_rate, config.pause)
 
 
@@ -184,11 +185,20 @@ def _draw(
     own: np.ndarray,
     out: list[Frame],
     transcript: Transcript | None,
+    lines: list[str],
+    report: dict[str, Any],
 ) -> None:
     from kame_jax.picture import Mark, conversation
     from kame_jax.tandem import TimedTranscript
 
     words = transcript.words if isinstance(transcript, TimedTranscript) else ()
+    marks = [Mark(start, word) for word, start, _ in words]
+    if transcript is not None:
+        from kame_jax.tandem.picture import talk
+
+        parts = (engine.tokenizer, engine.codec_config, engine.config, audio, own, out)
+        talk(args.picture, *parts, [json.loads(line) for line in lines], report, marks)
+        return
     conversation(
         args.picture,
         engine.tokenizer,
@@ -198,5 +208,5 @@ def _draw(
         own,
         np.array([frame.tokens[0] for frame in out if frame.tokens is not None]),
         None if engine.config.oracle == "none" else np.array([frame.oracle for frame in out]),
-        user_words=[Mark(start, word) for word, start, _ in words],
+        user_words=marks,
     )

@@ -24,6 +24,8 @@ from tests.llm.server import Server, Turn
 TOKENIZER = load_tokenizer(TINY / "tokenizer.model")
 SILENCE = np.zeros(1920, np.float32)
 START, PAD = CONFIG.text_card, CONFIG.text_padding_id
+SCHEDULE = OracleSchedule(START, PAD)
+READ = jax.jit(lambda *args: device._oracle(SCHEDULE, *args))
 WORDS = [("Where", 0.1, 0.3), ("did", 0.3, 0.5), ("my", 0.5, 0.7), ("umbrella", 0.8, 1.2), ("go", 1.2, 1.4)]
 
 
@@ -32,11 +34,10 @@ class FakeEngine:
 
     def __init__(self):
         self.config, self.tokenizer, self.frame_size = CONFIG, TOKENIZER, 1920
-        self.schedule = OracleSchedule(START, PAD)
+        self.schedule = SCHEDULE
         self.state = self.schedule.initial()
         self.idle = device.SlotInputs(*map(np.asarray, device.idle_inputs(CONFIG, 1, 1920)))
         self.frame_seconds = deque([0.01])
-        self.read = jax.jit(lambda *args: device._oracle(self.schedule, *args))
         self.says = deque()
 
     def step(self, heard):
@@ -44,7 +45,7 @@ class FakeEngine:
         inputs = device.SlotInputs(*(a.copy() for a in self.idle))
         inputs.running[0] = inputs.hears[0] = True
         session.fill(inputs)
-        token, self.state = self.read(
+        token, self.state = READ(
             self.state, session.frames, True, inputs.op[0], inputs.tokens[0], inputs.count[0]
         )
         counts = np.array([[int(getattr(self.state, name)) for name in device.COUNTS]])
