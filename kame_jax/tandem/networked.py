@@ -205,7 +205,8 @@ class Socketed(Networked):
             ) as socket:
                 self._origin = None
                 self._resampler = soxr.ResampleStream(self.sample_rate, RATE, 1, dtype="float32")
-                await asyncio.wait_for(self._greet(socket), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._greet(socket)
                 both = {
                     asyncio.create_task(self._send_all(socket)),
                     asyncio.create_task(self._read_all(socket)),
@@ -233,7 +234,9 @@ class Socketed(Networked):
                 self._origin = time - seconds
             self._sending(seconds)
             sound = self._resampler.resample_chunk(samples)
-            await asyncio.wait_for(self._send(socket, sound, time), self.config.timeout)
+            # Not `wait_for`, which before Python 3.12 may swallow a cancellation.
+            async with asyncio.timeout(self.config.timeout):
+                await self._send(socket, sound, time)
 
     async def _read_all(self, socket: Any) -> None:
         async for message in socket:

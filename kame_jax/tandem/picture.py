@@ -34,7 +34,7 @@ class Version:
     """Frame before which it came."""
     tokens: list[int]
     final: bool = False
-    """The user had finished when it was asked for."""
+    """It was asked for with all that the user said in the turn."""
     read: int = 0
     """How many of its tokens were read."""
     read_at: int | None = None
@@ -54,7 +54,12 @@ def versions(
         start_id: marks the start of an answer.
         pad_id: of the idle oracle.
     """
-    asked_final = {event["answer"]: event["final"] for event in events if event.get("event") == "asked"}
+    whole = {event["text"] for event in events if event.get("event") == "heard" and event["final"]}
+    asked_final = {
+        event["answer"]: event["final"] or event["text"] in whole
+        for event in events
+        if event.get("event") == "asked"
+    }
     found: list[Version] = []
     final = False
     for event in events:
@@ -116,8 +121,8 @@ def talk(
         title: said above.
     """
     seconds = max(len(user), len(own), 1) / codec.sample_rate
-    figure = Figure(figsize=(WIDTH, 7.4), layout="constrained")
-    axes = figure.subplots(5, 1, sharex=True, height_ratios=[1.0, 1.25, 1.9, 0.75, 0.85])
+    figure = Figure(figsize=(WIDTH, 6.8), layout="constrained")
+    axes = figure.subplots(5, 1, sharex=True, height_ratios=[1.0, 0.9, 1.9, 0.7, 0.8])
     if not user_words:
         user_words = _heard_words(events)
     waveform(axes[0], user, codec.sample_rate, USER, "user", ())
@@ -169,7 +174,7 @@ def figures(report: Mapping[str, Any]) -> str:
         shown = []
         for name, form, *keys in entries:
             values = [report.get(key) for key in keys]
-            if None not in values:
+            if None not in values and (any(values) or not name.startswith(("LLM", "cost"))):
                 shown.append(f"{name} {form.format(*values)}")
         return "   ·   ".join(shown)
 
@@ -213,44 +218,54 @@ def _width(text: str, seconds: float, size: float = FONT) -> float:
 
 def _questions(axis: Axes, events: Sequence[Mapping[str, Any]], seconds: float) -> None:
     """Each question at the time it was asked: the end of the transcript that it carried."""
-    bare(axis, "transcript,\nasked", USER)
+    bare(axis, "questions\nto the LLM", USER)
     axis.set_ylim(0, 1)
     asked = [event for event in events if event.get("event") == "asked"]
     failed = {event["answer"] for event in events if event.get("event") == "failed"}
-    rows, free = 5, [-1.0] * 5
+    free: list[float] = []
+    placed = []
     for event in asked:
         time = event["frame"] * 0.08
         text = event["text"] if len(event["text"]) <= 30 else "…" + event["text"][-29:]
-        text += "  ✓" if event["final"] else " …"
-        line = next((r for r in range(rows) if free[r] <= time), int(np.argmin(free)))
-        free[line] = time + _width(text, seconds) + 0.02 * seconds
-        height = 0.9 - 0.2 * line
+        text += "" if event["final"] else " …"
+        line = next((r for r, until in enumerate(free) if until <= time), len(free))
+        free[line : line + 1] = [time + _width(text, seconds) + 0.02 * seconds]
+        placed.append((event, time, text, line))
+    for event, time, text, line in placed:
+        height = 1 - (line + 0.5) / max(len(free), 3)
         colour = "#b3261e" if event["answer"] in failed else USER
         axis.plot([time, time], [0, height], color=colour, linewidth=0.6, alpha=0.45)
         axis.plot([time], [height], "o", color=colour, markersize=3.2)
         weight = "bold" if event["final"] else "normal"
-        axis.text(
-            time + 0.006 * seconds, height, text, fontsize=FONT - 0.5, color=INK, va="center", weight=weight
-        )
+        left = time + 0.006 * seconds
+        axis.text(left, height, text, fontsize=FONT, color=INK, va="center", weight=weight)
 
 
 def _answers(
     axis: Axes, told: Sequence[Version], tokenizer: SentencePieceProcessor, rate: float, seconds: float
 ) -> None:
     """One line an answer: its words, those that were read dark, and a bar as long as it stood."""
-    bare(axis, "oracle\nread · unread", ORACLE)
+    bare(axis, "oracle:\nread, unread", ORACLE)
     shown = told[-LANES:]
     axis.set_ylim(len(shown) - 0.35 if shown else 1, -0.75)
     for lane, version in enumerate(shown):
         start = version.start / rate
         end = min(seconds if version.end is None else version.end / rate, seconds)
         read_until = start if version.read_at is None else (version.read_at + 1) / rate
-        replaced = version.end is not None
         axis.barh(lane, end - start, 0.2, left=start, color=ORACLE, alpha=0.18, linewidth=0)
         axis.barh(lane, max(read_until - start, 0), 0.2, left=start, color=ORACLE, alpha=0.9, linewidth=0)
         axis.plot([start, start], [lane - 0.6, lane + 0.1], color=ORACLE, linewidth=1.4)
-        if replaced:
+        if version.end is not None:
             axis.plot([end], [lane], "x", color=ORACLE, markersize=5, markeredgewidth=1.4)
+            axis.text(
+                end + 0.008 * seconds,
+                lane,
+                "replaced",
+                fontsize=FONT - 1,
+                color=MUTED,
+                va="center",
+                style="italic",
+            )
         known, rest = _split(tokenizer, version)
         kind = "final" if version.final else "interim"
         left = start + 0.006 * seconds
@@ -280,6 +295,7 @@ def _latency(axes: Sequence[Axes], events: Sequence[Mapping[str, Any]], said: Se
     for index, end in enumerate(ends):
         for axis in axes:
             axis.axvline(end, color=USER, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6, zorder=0)
+        axes[0].text(end, 2.0, " the turn ends", fontsize=FONT, color=USER, va="center")
         following = ends[index + 1] if index + 1 < len(ends) else np.inf
         reply = [word.time for word in said if begin <= word.time < following]
         if reply:

@@ -292,4 +292,4 @@ def test_what_a_server_does_wrong_never_stops_the_frames():
             if kind not in ("failed_cut", "failed_malformed"):
                 assert (START in row) == (kind in ("cut_long", "complete")), kind
 
-    asyncio.run(asyncio.wait_for(main(), 120))
+    asyncio.run(asyncio.wait_for(main(), 600))

@@ -39,7 +39,7 @@ def converse(server, until, config=None, limits=None, frames=2000):
         await backend.close()
         return conversation
 
-    return row, lines, asyncio.run(asyncio.wait_for(main(), 120))
+    return row, lines, asyncio.run(asyncio.wait_for(main(), 600))
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
