@@ -104,3 +104,7 @@ def test_a_back_end_tells_the_oracle_while_the_user_speaks_and_its_log_replays_t
     again = ["--oracle", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "b.wav")]
     assert main(["stream", *arguments, *again]) == 0
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    replayed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name in ("given", "read", "erased"):
+        assert replayed[f"oracle_tokens_{name}"] == report[f"oracle_tokens_{name}"]
+    assert replayed["oracle_read_fraction"] == report["oracle_read_fraction"]

@@ -2,6 +2,7 @@
 
 from kame_jax.tandem.backend import Backend, Embedded, LanguageModel, Question
 from kame_jax.tandem.conversation import Conversation
+from kame_jax.tandem.sources import open_source, read_source
 from kame_jax.tandem.transcript import Heard, TimedTranscript, Transcript
 
 __all__ = [
@@ -13,4 +14,6 @@ __all__ = [
     "Question",
     "TimedTranscript",
     "Transcript",
+    "open_source",
+    "read_source",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -53,7 +54,8 @@ class Networked:
         """See `Transcript`; what is understood comes some frames later."""
         if not self._closed:
             self._pushed += 1
-            self._loop.call_soon_threadsafe(self._arrived, np.array(samples, np.float32), time)
+            frame = np.array(samples, np.float32)
+            self._soon(lambda: self._arrived(frame, time))
         return self.drain()
 
     def drain(self) -> list[Heard]:
@@ -74,7 +76,7 @@ class Networked:
         """Ends the connection and the thread."""
         if not self._closed:
             self._closed = True
-            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+            self._soon(lambda: self._task and self._task.cancel())
             self._thread.join(CLOSING_SECONDS)
 
     def report(self) -> dict[str, float]:
@@ -83,6 +85,11 @@ class Networked:
         return {"seconds_sent": round(self._sent_seconds, 2), "cost": cost} | dict(
             sorted(self.counts.items())
         )
+
+    def _soon(self, work: Callable[[], object]) -> None:
+        """Has the thread do something, unless it has ended meanwhile."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(work)
 
     def _run(self) -> None:
         try:

@@ -22,10 +22,10 @@ from kame_jax.tandem import Question
 from kame_jax.tandem.backend import Turn, messages
 from kame_jax.tandem.speech import SpokenTokens
 from tests.decode.small import CONFIG
-from tests.tandem.test_conversation import PAD, START, FakeEngine, Script, answers_in, talk
+from tests.tandem.test_conversation import PAD, SCHEDULE, START, FakeEngine, Script, answers_in, talk
 
 TOKENIZER = load_tokenizer(TINY / "tokenizer.model")
-SCHEDULE = OracleSchedule(START, PAD)
+READ, APPLY = jax.jit(SCHEDULE.read), jax.jit(SCHEDULE.apply)
 
 
 def fails(claim, *arguments):
@@ -47,17 +47,17 @@ def test_i1_tokens_that_come_late_are_read():
 
 def test_i2_the_next_caller_never_reads_the_last_ones_oracle():
     def claim(hand_over):
-        state = SCHEDULE.apply(
-            SCHEDULE.initial(), 0, 0, jnp.arange(10, 10 + device.TOKENS_A_FRAME), device.TOKENS_A_FRAME
+        state = APPLY(
+            SCHEDULE.initial(), 0, 0, np.arange(10, 10 + device.TOKENS_A_FRAME), device.TOKENS_A_FRAME
         )
         read = []
         for step in range(3):
-            token, state = SCHEDULE.read(state, step)
+            token, state = READ(state, step)
             read.append(int(token))
         assert read == [START, 10, 11]
         state = hand_over(state)
         for step in range(12):
-            token, state = SCHEDULE.read(state, step)
+            token, state = READ(state, step)
             assert int(token) == PAD
 
     def freed(state):

@@ -25,12 +25,12 @@ EVENTS = [
 ]
 ROW = [PAD, PAD, START, BOX[0], BOX[1], START, *ROME, *[PAD] * 20][:20]
 REPORT = {
-    "llm_cost": 0.0,
-    "llm_questions": 0,
     "frame_ms_p50": 1.2,
     "frame_ms_p95": 2.0,
     "frame_ms_p99": 79.6,
     "first_word_seconds": -0.5,
+    "llm_questions": 0,
+    "llm_cost": 0.0,
 }
 
 
