@@ -6,7 +6,9 @@ A back end turns what is known of a conversation into an answer that streams in,
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -150,12 +152,22 @@ class Embedded:
         if not entries:
             raise InputError("an embedded back end needs at least one question and its answer")
         self._entries, self._config = list(entries), config
-        self._words = [Counter(_all_words(question)) for question, _ in entries]
-        lengths = [sum(words.values()) for words in self._words]
-        self._mean = sum(lengths) / len(lengths) or 1.0
-        seen = Counter(word for words in self._words for word in words)
-        count = len(entries)
-        self._weight = {w: math.log(1 + (count - n + 0.5) / (n + 0.5)) for w, n in seen.items()}
+        counts = [Counter(_all_words(question)) for question, _ in entries]
+        lengths = [sum(words.values()) for words in counts]
+        mean = sum(lengths) / len(lengths) or 1.0
+        seen = Counter(word for words in counts for word in words)
+        # word -> what hearing it adds to the score of each entry that has it
+        self._gains: dict[str, list[tuple[int, float]]] = {word: [] for word in seen}
+        self._whole = [0.0] * len(entries)
+        for index, (words, length) in enumerate(zip(counts, lengths)):
+            penalty = 1.5 * (0.25 + 0.75 * length / mean)
+            for word, count in words.items():
+                weight = math.log(1 + (len(entries) - seen[word] + 0.5) / (seen[word] + 0.5))
+                weight *= 0.5 if word in _STOP_WORDS else 1.0
+                gain = weight * count * 2.5 / (count + penalty)
+                self._gains[word].append((index, gain))
+                self._whole[index] += gain * count
+        self._vocabulary = sorted(seen)
         self._asked = 0
 
     @classmethod
@@ -182,23 +194,26 @@ class Embedded:
 
     def best(self, heard: str) -> tuple[float, str]:
         """The best entry's answer, and its score as a share of what its own question would score."""
+        scores: dict[int, float] = {}
         words = _all_words(heard)
-        scores = [self._score(words, index) for index in range(len(self._entries))]
-        index = max(range(len(scores)), key=scores.__getitem__)
-        question, answer = self._entries[index]
-        return scores[index] / max(self._score(_all_words(question), index), 1e-9), answer
+        for number, word in enumerate(words):
+            known: set[int] = set()
+            for found in self._meant(word, last=number == len(words) - 1):
+                for index, gain in self._gains[found]:
+                    if index not in known:
+                        known.add(index)
+                        scores[index] = scores.get(index, 0.0) + gain
+        index = min(scores, key=lambda index: (-scores[index], index), default=0)
+        return scores.get(index, 0.0) / max(self._whole[index], 1e-9), self._entries[index][1]
 
-    def _score(self, heard: list[str], index: int) -> float:
-        words, score = self._words[index], 0.0
-        length = 1.5 * (0.25 + 0.75 * sum(words.values()) / self._mean)
-        for number, word in enumerate(heard):
-            last, found = number == len(heard) - 1, word
-            if last and word not in words:
-                found = next((w for w in sorted(words) if len(word) > 2 and w.startswith(word)), word)
-            if found in words:
-                weight = self._weight[found] * (0.5 if found in _STOP_WORDS else 1.0)
-                score += weight * words[found] * 2.5 / (words[found] + length)
-        return score
+    def _meant(self, word: str, last: bool) -> list[str]:
+        """The words that `word` may be: itself, and where it is still being heard those that begin with it."""
+        if not last or len(word) <= 2:
+            return [word] if word in self._gains else []
+        first = bisect.bisect_left(self._vocabulary, word)
+        return list(
+            itertools.takewhile(lambda w: w.startswith(word), itertools.islice(self._vocabulary, first, None))
+        )
 
     @contextlib.asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[str]]:
