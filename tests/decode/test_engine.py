@@ -111,7 +111,7 @@ def test_a_paused_session_continues_where_it_stopped():
     [
         [10**9],
         [LLMError("timeout", "x")],
-        ["one two three four ", LLMError("cut", "x")],
+        ["one two three four ", 2, LLMError("cut", "x")],
         ["one two three four five six "],
     ],
     ids=["never answers", "fails", "is cut", "answers"],

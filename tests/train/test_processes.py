@@ -18,7 +18,7 @@ from kame_jax.errors import InputError
 from kame_jax.interop import load_checkpoint, tree
 from kame_jax.train.metrics import read_metrics
 from kame_jax.train.processes import connect
-from tests.train.conftest import SETTINGS
+from tests.compiled import SETTINGS
 from tests.train.small import run_config, with_settings, write_records
 
 ROOT = Path(__file__).parents[2]
