@@ -139,9 +139,10 @@ class Whisper(Networked):
         """Sends the turn so far; tells what two answers agree on."""
         if self._seconds(self._sound) > self.config.window:
             await self._cut()
-        known, self._asked_loud_at = self._asked_loud_at, self._loud_at
-        # What both transcripts have was there when the earlier one was made.
+        asked = self._loud_at
         text = self._text(self._agreement.push(await self._transcribe(self._sound)))
+        # What both transcripts have was there when the earlier one was made.
+        known, self._asked_loud_at = self._asked_loud_at, asked
         if text != self._said.text:
             self._tell_turn(text, final=False, time=known)
 

@@ -83,10 +83,10 @@ def test_what_an_endpoint_does_wrong_is_counted_and_what_was_known_ends_the_turn
     monkeypatch.setenv("KAME_TEST_KEY", KEY)
 
     def answer(seconds):
-        return spoken(seconds) if len(server.requests) < 6 else WRONG[kind]
+        return spoken(seconds) if len(server.requests) < 20 else WRONG[kind]
 
     with Transcriber(answer) as server:
-        whisper = source(server, timeout=0.3 if kind == "failed_timeout" else 100.0)
+        whisper = source(server, timeout=0.5 if kind == "failed_timeout" else 100.0)
         heard = play(whisper, SOUND, ended, tail=2)
         whisper.close()
     report = whisper.report()
@@ -114,12 +114,16 @@ def test_a_long_turn_is_cut_at_a_quiet_place_and_its_text_stays_whole():
         return numbers[-1]
 
     voice = LOUD[: 24_000 * 7].copy()
-    voice[24_000 * 3 : 24_000 * 3 + 4000] *= 0.001
+    voice[24_000 * 2 : 24_000 * 2 + 4000] *= 0.001
     with Transcriber(answer) as server:
         whisper = source(server, window=4.0)
         heard = play(whisper, voice, ended, tail=2)
         whisper.close()
-    assert all(request["seconds"] < 5.0 for request in server.requests)
+    lengths = [request["seconds"] for request in server.requests]
+    assert max(lengths) < 4.5
+    # The first part that is closed ends where nothing is said.
+    first = next(later for one, later in itertools.pairwise(lengths) if later < one)
+    assert first == pytest.approx(2.0, abs=0.1)
     assert len(heard[-1].text.split()) >= 2
     assert server.requests[-1]["prompt"] in heard[-1].text
 
@@ -139,8 +143,8 @@ def test_closing_hangs_up_on_the_request_under_way():
         play(whisper, SOUND, lambda heard: server.requests)
         started = time.monotonic()
         whisper.close()
-        assert time.monotonic() - started < 3
-        while not server.hangups and time.monotonic() - started < 5:
+        assert time.monotonic() - started < 30
+        while not server.hangups and time.monotonic() - started < 50:
             time.sleep(0.01)
         assert server.hangups == 1
 
