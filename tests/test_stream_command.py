@@ -72,6 +72,7 @@ def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
         (["--llm", "nowhere.yaml"], "nowhere.yaml"),
         (["--llm", "sample", "--oracle", "x.jsonl"], "exclude each other"),
         (["--stt", "pocketsphinx", "--transcript", "x.json"], "exclude each other"),
+        (["--sample", "d000"], "there are d002, "),
         (["--stt", "nowhere"], "settings of STTConfig"),
         (["--stt", "kyutai"], "base_url"),
         (["--stt", "whisper:ftp://x"], "expected one of http"),

@@ -15,6 +15,7 @@ from kame_jax.errors import InputError
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
+    from kame_jax.data.sample import SampleEntry
     from kame_jax.decode import Sampling
     from kame_jax.model import LM
     from kame_jax.oracle import OracleOp
@@ -34,6 +35,11 @@ def add_parser(subparsers: Any) -> None:
         "--checkpoint", metavar="CKPT", help="file, folder or hf://org/repo (default: the bundled tiny model)"
     )
     add("--user", metavar="IN", help="sound file, or .npz with user_audio (default: a bundled question)")
+    add(
+        "--sample",
+        metavar="NAME",
+        help="which bundled question, d002 and so on (default: the first held out)",
+    )
     add("--out", metavar="OUT", default="reply.wav", help=".wav, or .npz for codes (default: %(default)s)")
     add("--oracle", metavar="LOG", help="oracle log, JSON lines; without it the oracle stays idle")
     add("--channel", default="mix", help='of a sound file: 0, 1, ..., "left", "right" or "mix" (default)')
@@ -77,7 +83,7 @@ def add_parser(subparsers: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     """Answer a recording."""
     from kame_jax.cli.stream_sound import answer_sound, bundled_tandem
-    from kame_jax.data.sample import ROOT, sample_entries
+    from kame_jax.data.sample import ROOT
     from kame_jax.decode.own_voice import own_voice
     from kame_jax.interop import load_checkpoint
     from kame_jax.interop.beside import find_tokenizer
@@ -89,8 +95,10 @@ def _run(args: argparse.Namespace) -> None:
 
         args.checkpoint = str(TINY)
     bundled = args.user is None
+    if args.sample and not bundled:
+        raise InputError("--sample and --user exclude each other: each says what is heard")
     if bundled:
-        entry = sample_entries("heldout")[0]
+        entry = _bundled_entry(args.sample)
         args.user, args.channel = str(next((ROOT / "audio").glob(f"{entry.id}.*"))), "right"
     sound = not args.user.endswith(".npz")
     if Path(args.out).suffix != (".wav" if sound else ".npz"):
@@ -133,6 +141,17 @@ def _run(args: argparse.Namespace) -> None:
     else:
         ops = _read_ops(args, tokenizer, model)
     emit(args, told | answer_sound(args, model, settings, tokenizer, ops, tandem, _reporter()))
+
+
+def _bundled_entry(name: str | None) -> SampleEntry:
+    from kame_jax.data.sample import sample_entries
+
+    entries = {entry.id: entry for entry in sample_entries("heldout")}
+    if name is not None and name not in entries:
+        raise InputError(
+            f"--sample {name}: no bundled question that was held out; there are {', '.join(entries)}"
+        )
+    return entries[name or next(iter(entries))]
 
 
 def _settings(args: argparse.Namespace) -> Sampling:

@@ -160,12 +160,13 @@ def free_to_ask() -> TandemConfig:
 
 
 def bundled_tandem(entry: SampleEntry) -> Backend:
-    """The bundled question's answer among those of all other bundled questions."""
+    """The bundled question's answer behind those of all other bundled questions, so that it must be heard to win."""
     from kame_jax.data.sample import sample_entries
     from kame_jax.tandem import Embedded
 
-    known = {turn.question: turn.answer.text for other in sample_entries() for turn in other.turns}
-    return Embedded(list((known | {entry.question: entry.answer.text}).items()))
+    turns = [turn for other in sample_entries() for turn in other.turns if turn.question != entry.question]
+    known = {turn.question: turn.answer.text for turn in turns}
+    return Embedded([*known.items(), (entry.question, entry.answer.text)])
 
 
 def _transcript(args: argparse.Namespace, config: TandemConfig, sample_rate: int) -> Transcript | None:
