@@ -66,6 +66,7 @@ class Checkpoints:
         self.provenance: dict[str, Any] = {}
         """Where the first weights came from, kept in `meta`."""
         self._opened: v1.training.Checkpointer | None = None
+        self._silence, self._failed = contextlib.ExitStack(), False
 
     @property
     def latest(self) -> int | None:
@@ -146,7 +147,8 @@ class Checkpoints:
             with _quiet():
                 yield
         except Exception as error:
-            # What is left of it stays out of the way: another name, cleared away at the next start.
+            # What is left of it has another name, and is cleared away at the next start.
+            self._failed = True
             raise WorkError(
                 f"{self.folder}: a checkpoint cannot be written: {_reason(error)}. Those before it are as they were: "
                 "make room, and the same command continues from the newest"
@@ -243,19 +245,25 @@ class Checkpoints:
             multihost_utils.sync_global_devices(f"set aside {step}")
 
     def __enter__(self) -> Checkpoints:
+        # Also what Orbax's own threads say of an error, in pages: `save` and `wait` raise it.
+        self._silence.enter_context(_quiet())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._opened is None:
-            return
         try:
             with self._writing():
-                self._opened.close()
+                if self._opened is not None:
+                    self._opened.close()
         except WorkError:
             if error is None:
                 raise
+        finally:
+            self._silence.close()
+            if self._failed:
+                # Other threads of Orbax's come to their own errors later still.
+                logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def save_weights(path: Path, params: Params, config: ModelConfig, provenance: Mapping[str, Any]) -> None:
@@ -311,7 +319,7 @@ def _quiet() -> Iterator[None]:
     """Without Orbax's running commentary."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

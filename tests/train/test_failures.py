@@ -88,12 +88,13 @@ def limit_files(monkeypatch):
 
 
 def test_a_checkpoint_without_room_ends_the_run_which_continues_when_there_is_room(
-    again, begun, limit_files, capsys
+    again, begun, limit_files, capsys, caplog
 ):
     folder, config = again
     limit_files(30_000)
     status, line = train(config, capsys=capsys)
     assert status == 1
+    assert not caplog.records
     # A full disk says "No space left on device".
     assert line == (
         f"kame-jax: {folder / 'checkpoints'}: a checkpoint cannot be written: File too large. Those before it are as "
