@@ -13,11 +13,12 @@ import numpy as np
 import soxr
 from sentencepiece import SentencePieceProcessor
 
-from kame_jax.config import STTConfig
+from kame_jax.config import ModelConfig, STTConfig
 from kame_jax.decode.engine import Engine
 from kame_jax.decode.sampling import greedy
 from kame_jax.decode.session import Frame
 from kame_jax.errors import InputError
+from kame_jax.interop import open_checkpoint
 from kame_jax.interop.beside import loader_settings
 from kame_jax.tandem.kyutai_server import PAUSE_HEAD
 from kame_jax.tandem.transcript import Heard, Threaded
@@ -95,10 +96,10 @@ class KyutaiModel(Threaded):
             InputError: something is missing, or the model is none that listens only.
         """
         checkpoint = str(config.model)
-        engine, settings = Engine.open(checkpoint), loader_settings(checkpoint, "stt_config")
-        if engine.config.dep_q:
+        found, settings = open_checkpoint(checkpoint).config, loader_settings(checkpoint, "stt_config")
+        if isinstance(found, ModelConfig) and found.dep_q:
             raise InputError(
-                f"{checkpoint}: this model speaks (dep_q {engine.config.dep_q}); speech-to-text needs one with dep_q 0"
+                f"{checkpoint}: this model speaks (dep_q {found.dep_q}); speech-to-text needs one with dep_q 0"
             )
         delay = settings.get("audio_delay_seconds") if config.audio_delay is None else config.audio_delay
         if delay is None:
@@ -110,7 +111,7 @@ class KyutaiModel(Threaded):
         if prefix is None:
             prefix = settings.get("audio_silence_prefix_seconds", 0.0)
         config = dataclasses.replace(config, audio_delay=float(delay), silence_prefix=float(prefix))
-        return cls(engine, config, sample_rate, pause)
+        return cls(Engine.open(checkpoint), config, sample_rate, pause)
 
     def close(self) -> None:
         """Ends the thread and frees the slot."""
