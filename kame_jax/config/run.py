@@ -65,7 +65,8 @@ class DataConfig:
     mask_fill: bool = True
     """The padding behind a dialogue's last frame is no label; in kame_finetune it is."""
     pack: bool = False
-    """Short samples share rows of `max_frames`, one behind the other; attention may look back over the seam."""
+    """Short samples share rows of `max_frames`, one behind the other; none sees another. On GPU the attention is XLA's:
+    cuDNN's kernel keeps no samples apart."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""

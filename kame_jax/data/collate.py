@@ -17,7 +17,8 @@ from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.streams import ZERO_ID
 
 Row = dict[str, np.ndarray]
-"""`inputs` and `labels` int32 `[rows, length]`, `oracle` int32 `[length]`, `frames` int32 `[]`: real columns."""
+"""`inputs` and `labels` int32 `[rows, length]`, `oracle` int32 `[length]`, `frames` int32 `[]`: real columns. Of packed
+samples also `segments` int32 `[length]`: the number of each column's sample, -1 behind the last."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,9 @@ def collate_row(
     Raises:
         InputError: the sample is longer than `length`.
     """
-    return pack_row([sample], length, schedule, augment, rng, step)
+    row = pack_row([sample], length, schedule, augment, rng, step)
+    del row["segments"]
+    return row
 
 
 def pack_row(
@@ -173,14 +176,17 @@ def pack_row(
     rng: np.random.Generator | None = None,
     step: int = 0,
 ) -> Row:
-    """Several samples as one row, one behind the other; nothing is learnt over a seam. Arguments as in `collate_row`.
+    """Several samples as one row, one behind the other, with their segments; arguments as in `collate_row`.
+
+    Each has its own initial column and delays. A sample's first column is no label: nothing is learnt over a seam.
 
     Raises:
         InputError: together they are longer than `length`.
     """
     row = empty_row(samples[0].columns.shape[0], length, schedule.pad_id)
+    row["segments"] = np.full(length, -1, np.int32)
     at = 0
-    for sample in samples:
+    for number, sample in enumerate(samples):
         count = sample.columns.shape[1]
         if at + count > length:
             raise InputError(f"sample {sample.id} has {count} columns, expected at most {length - at}")
@@ -188,6 +194,7 @@ def pack_row(
         row["labels"][:, at : at + count] = sample.labels
         if at:
             row["labels"][:, at] = ZERO_ID
+        row["segments"][at : at + count] = number
         row["oracle"][at : at + count] = oracle_row(sample, schedule, augment, rng, step)
         at += count
     row["frames"][...] = at

@@ -47,6 +47,11 @@ class Part:
         self._lengths = _lengths(samples)
         self._plan = None if seed is None else pack(self._lengths, length, seed)
 
+    @property
+    def packed(self) -> bool:
+        """Whether several samples may share a row."""
+        return self._plan is not None
+
     def __len__(self) -> int:
         return len(self.samples if self._plan is None else self._plan)
 
@@ -122,7 +127,10 @@ class Batches(Sequence[Row]):
             part, row = self._place(place)
             samples = [part.samples[i] for i in part.indices(row)]
             rng = np.random.default_rng((self._seed, place))
-            made.append(pack_row(samples, self._length, self._schedule, self._augment, rng, step))
+            if part.packed:
+                made.append(pack_row(samples, self._length, self._schedule, self._augment, rng, step))
+            else:
+                made.append(collate_row(samples[0], self._length, self._schedule, self._augment, rng, step))
         batch = stack_rows(made)
         if len(self._rows) < self._size:
             places = (self._place(first + row) for row in range(self._size))

@@ -71,6 +71,13 @@ def window_mask(query_positions: jax.Array, key_positions: jax.Array, context: i
     return visible if context is None else visible & (delta < context)
 
 
+def segment_positions(segments: jax.Array) -> jax.Array:
+    """Steps since the beginning of each one's segment: int32 `[batch, steps]`, from segment numbers of that shape."""
+    steps = jnp.arange(segments.shape[1])[None]
+    begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return steps - jax.lax.cummax(jnp.where(begins, steps, 0), axis=1)
+
+
 def attend(
     q: jax.Array,
     k: jax.Array,

@@ -195,9 +195,13 @@ class LM(nnx.Module):
         oracle: jax.Array | None = None,
         condition: jax.Array | None = None,
         execution: Execution = Execution(),
+        segments: jax.Array | None = None,
     ) -> jax.Array:
-        """`temporal_forward` without the text head."""
-        return self.out_norm(self.temporal(self.embed(tokens, oracle, condition), execution))
+        """`temporal_forward` without the text head.
+
+        `segments` (int32 `[batch, steps]`) number the sequences that share a row; none sees another.
+        """
+        return self.out_norm(self.temporal(self.embed(tokens, oracle, condition), execution, segments))
 
     def text_logits(self, h: jax.Array) -> jax.Array:
         """The text head on `h [batch, steps, dim]`: float32 `[batch, steps, text classes]`."""

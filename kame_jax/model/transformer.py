@@ -21,6 +21,7 @@ from kame_jax.model.attention import (
     init_kv_cache,
     ring_positions,
     ring_write,
+    segment_positions,
     sin_positions,
     window_mask,
 )
@@ -88,12 +89,19 @@ class TransformerLayer(nnx.Module):
         self.scale1 = None if scale is None else LayerScale(rngs, dim, scale, stack, stack_axes, dtype)
         self.scale2 = None if scale is None else LayerScale(rngs, dim, scale, stack, stack_axes, dtype)
 
-    def __call__(self, x: jax.Array, positions: jax.Array, attention: str = "xla") -> jax.Array:
-        """Whole sequence: `x [batch, steps, dim]`, `positions [1, steps]`, the kernel of `attend_window`."""
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        attention: str = "xla",
+        segments: jax.Array | None = None,
+    ) -> jax.Array:
+        """Whole sequence: `x [batch, steps, dim]`, `positions [1 or batch, steps]`; the rest is `attend_window`'s."""
         x = constrain(x, "batch", None, None)
         qkv = checkpoint_name(self.attn_in(self.norm1(x)), "qkv")
         q, k, v = (constrain(y, "batch", None, "heads", None) for y in self.rotate(qkv, positions))
-        attended = checkpoint_name(attend_window(q, k, v, self.config.context, attention), "attended")
+        attended = attend_window(q, k, v, self.config.context, attention, segments=segments)
+        attended = checkpoint_name(attended, "attended")
         update = constrain(self.attn_out(attended), "batch", None, None)
         x = self.add_attention(x, checkpoint_name(update, "attention_update"))
         hidden = checkpoint_name(self.mlp_in(self.norm2(x)), "hidden")
@@ -157,13 +165,18 @@ class Transformer(nnx.Module):
             rngs, config, stack=(config.num_layers,), init=init, dtype=dtype, lora=lora
         )
 
-    def __call__(self, x: jax.Array, execution: Execution = Execution()) -> jax.Array:
-        """Whole sequence from position 0: `x [batch, steps, dim]` to the same shape (no final norm)."""
-        positions = jnp.arange(x.shape[1])[None]
+    def __call__(
+        self, x: jax.Array, execution: Execution = Execution(), segments: jax.Array | None = None
+    ) -> jax.Array:
+        """Whole sequence from position 0: `x [batch, steps, dim]` to the same shape (no final norm).
+
+        With `segments` (int32 `[batch, steps]`) each of them is a sequence of its own, from position 0.
+        """
+        positions = jnp.arange(x.shape[1])[None] if segments is None else segment_positions(segments)
         x = add_sin_positions(x, positions, self.config)
 
         def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
-            return constrain_layer(layer)(x, positions, execution.attention), None
+            return constrain_layer(layer)(x, positions, execution.attention, segments), None
 
         return jax.lax.scan(rematerialised(body, execution.remat), x, self.layers)[0]
 

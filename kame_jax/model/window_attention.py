@@ -21,7 +21,14 @@ LARGEST_BLOCK = 512
 
 
 def attend_window(
-    q: jax.Array, k: jax.Array, v: jax.Array, context: int | None, kind: str, *, interpret: bool = False
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    context: int | None,
+    kind: str,
+    *,
+    segments: jax.Array | None = None,
+    interpret: bool = False,
 ) -> jax.Array:
     """Attention of every step to the last `context` ones, itself included.
 
@@ -29,14 +36,21 @@ def attend_window(
         q, k, v: `[batch, steps, heads, head_dim]`, rotated.
         context: window in steps; None sees everything before.
         kind: "xla", "cudnn" (16-bit types on an NVIDIA GPU) or "splash" (TPU).
+        segments: int32 `[batch, steps]`, a step sees those of its own number alone; None for one segment a row. Not
+            with "cudnn", whose kernel would read a bias of steps x steps instead.
         interpret: run the splash kernel in Pallas's interpreter, on any device.
 
     Returns:
         `[batch, steps, heads, head_dim]` in the dtype of `q`.
+
+    Raises:
+        ValueError: segments for "cudnn".
     """
     if kind == "splash":
-        return _splash(q, k, v, context, interpret)
+        return _splash(q, k, v, context, segments, interpret)
     if kind == "cudnn":
+        if segments is not None:
+            raise ValueError("the cudnn kernel keeps no segments apart: use xla")
         # The window is inclusive on its left; with is_causal off cuDNN would see the future.
         window = None if context is None or context >= q.shape[1] else (context - 1, 0)
         return jax.nn.dot_product_attention(
@@ -44,17 +58,27 @@ def attend_window(
         )
     positions = jnp.arange(q.shape[1])[None]
     mask = window_mask(positions, positions, context)
+    if segments is not None:
+        mask = mask & (segments[:, :, None] == segments[:, None, :])
     return attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
 
 
-def _splash(q: jax.Array, k: jax.Array, v: jax.Array, context: int | None, interpret: bool) -> jax.Array:
+def _splash(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    context: int | None,
+    segments: jax.Array | None,
+    interpret: bool,
+) -> jax.Array:
     steps, scale = q.shape[1], 1.0 / math.sqrt(q.shape[-1])
     padded = -(-steps // BLOCK) * BLOCK
     block = max(size for size in range(BLOCK, LARGEST_BLOCK + 1, BLOCK) if padded % size == 0)
     # The filling comes after every real step, so that no real step sees it.
     q, k, v = (jnp.pad(x, ((0, 0), (0, padded - steps), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q, k, v))
+    numbers = () if segments is None else (jnp.pad(segments, ((0, 0), (0, padded - steps))),)
 
-    def local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, *numbers: jax.Array) -> jax.Array:
         shape = (padded, padded)
         window = splash_mask.CausalMask(shape)
         if context is not None and context < padded:
@@ -76,11 +100,16 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, context: int | None, inter
             residual_checkpoint_name="attended",
             interpret=interpret,
         )
-        return jax.vmap(kernel)(q * jnp.asarray(scale, q.dtype), k, v)
+
+        def row(q: jax.Array, k: jax.Array, v: jax.Array, *numbers: jax.Array) -> jax.Array:
+            return kernel(q, k, v, *(splash.SegmentIds(n, n) for n in numbers))
+
+        return jax.vmap(row)(q * jnp.asarray(scale, q.dtype), k, v, *numbers)
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         # XLA cannot cut a kernel: each device runs it on its own rows and heads.
         spec = activation_spec(("batch", "heads", None, None), q.shape, mesh)
-        local = jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
-    return local(q, k, v).swapaxes(1, 2)[:, :steps]
+        rows = (activation_spec(("batch", None), number.shape, mesh) for number in numbers)
+        local = jax.shard_map(local, in_specs=((spec,) * 3 + tuple(rows)), out_specs=spec, check_vma=False)
+    return local(q, k, v, *numbers).swapaxes(1, 2)[:, :steps]

@@ -51,7 +51,7 @@ def compile_train(config: RunConfig, mesh: Mesh, length: int) -> Compiled:
         length: columns of a row of the batch.
     """
     program = make_program(config, mesh)
-    batch = abstract_batch(config.model, config.train.batch_size, length, mesh)
+    batch = abstract_batch(config.model, config.train.batch_size, length, mesh, config.data.pack)
     return _compile(lambda: program.step.lower(program.abstract_state(), batch))
 
 

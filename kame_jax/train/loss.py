@@ -18,8 +18,9 @@ from kame_jax.streams import ZERO_ID
 
 Batch = dict[str, jax.Array]
 """`inputs` and `labels` int32 `[batch, rows, length]` (model columns; -1 in labels does not count), `oracle` int32
-`[batch, length]`; optionally `heard`, what the temporal transformer reads in place of `inputs` (`dropout.py`). Column t
-predicts the labels of column t + 1."""
+`[batch, length]`; optionally `heard`, what the temporal transformer reads in place of `inputs` (`dropout.py`), and
+`segments` int32 `[batch, length]`, the samples that share a row (`data.collate.pack_row`). Column t predicts the labels
+of column t + 1."""
 
 
 class Part(NamedTuple):
@@ -61,7 +62,8 @@ def loss_parts(
     inputs, labels = batch["inputs"], batch["labels"]
     oracle = batch["oracle"][:, :-1] if use_oracle and config.oracle != "none" else None
     heard = batch.get("heard", inputs)
-    h = model.temporal_hidden(heard[:, :, :-1], oracle, execution=execution)
+    segments = batch["segments"][:, :-1] if "segments" in batch else None
+    h = model.temporal_hidden(heard[:, :, :-1], oracle, execution=execution, segments=segments)
     loss, correct = (x[:, None] for x in _token_losses(model.text_logits, h, labels[:, 0, 1:], chunks))
     if model.depth is not None:
         x = model.depth_hidden(inputs[:, :, 1:], h, execution)

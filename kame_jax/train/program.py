@@ -19,7 +19,7 @@ from kame_jax.sharding import BATCH, make_mesh
 from kame_jax.train.loss import Batch
 from kame_jax.train.optimizer import frozen_groups, group_of, make_optimizer
 from kame_jax.train.state import Frozen, TrainState, abstract_model, abstract_state, state_shardings
-from kame_jax.train.step import ARRAYS, Step, batch_multiple, make_train_step
+from kame_jax.train.step import ARRAYS, PACKED, Step, batch_multiple, make_train_step
 
 
 class Program(NamedTuple):
@@ -88,14 +88,20 @@ def choose_attention(config: RunConfig, mesh: Mesh) -> str:
         "splash": head_dim % 128 == 0,
         "cudnn": head_dim <= 128 and head_dim % 8 == 0 and config.train.dtype == "bfloat16",
     }
+    if config.data.pack:
+        fits["cudnn"] = False  # it keeps no segments apart
     wanted = config.train.attention
     if wanted == "auto":
         return next((kind for kind, home in homes.items() if home == platform and fits[kind]), "xla")
     if wanted in homes and (homes[wanted] != platform or not fits[wanted]):
-        limits = {"splash": "heads of a multiple of 128", "cudnn": "heads of up to 128 and bfloat16"}
+        limits = {
+            "splash": "heads of a multiple of 128",
+            "cudnn": "heads of up to 128 and bfloat16, and keeps no packed dialogues apart",
+        }
+        packed = " and data.pack" if config.data.pack else ""
         raise InputError(
             f"train.attention: {wanted} runs on {homes[wanted]} with {limits[wanted]}; this is {platform} "
-            f"with heads of {head_dim} in {config.train.dtype}: use auto or xla"
+            f"with heads of {head_dim} in {config.train.dtype}{packed}: use auto or xla"
         )
     return wanted
 
@@ -123,10 +129,13 @@ def run_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mesh
     return mesh
 
 
-def abstract_batch(model: ModelConfig, rows: int, length: int, mesh: Mesh) -> Batch:
+def abstract_batch(model: ModelConfig, rows: int, length: int, mesh: Mesh, packed: bool = False) -> Batch:
     """Shapes of a batch as `step.put_batch` puts it on the devices."""
     place = NamedSharding(mesh, BATCH)
-    shapes = dict.fromkeys(ARRAYS, (rows, model.num_rows, length)) | {"oracle": (rows, length)}
+    shapes = {
+        name: (rows, model.num_rows, length) if name in ("inputs", "labels") else (rows, length)
+        for name in (PACKED if packed else ARRAYS)
+    }
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place) for name, shape in shapes.items()}
 
 

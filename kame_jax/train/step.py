@@ -29,6 +29,8 @@ from kame_jax.train.state import (
 
 ARRAYS = ("inputs", "labels", "oracle")
 """What of a batch goes to the devices."""
+PACKED = (*ARRAYS, "segments")
+"""The same of a batch whose rows hold several samples each."""
 
 
 class StepMetrics(NamedTuple):
@@ -194,7 +196,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, size: int | None = No
 
         return jax.make_array_from_callback((count, *x.shape[1:]), place, part)
 
-    return {name: put(batch[name]) for name in ARRAYS}
+    return {name: put(batch[name]) for name in (PACKED if "segments" in batch else ARRAYS)}
 
 
 def local_rows(mesh: Mesh, size: int) -> list[int]:

@@ -24,11 +24,23 @@ def with_gradients(kind, context, q, k, v, **options):
     return [out, *grads]
 
 
-@pytest.mark.parametrize(("steps", "context"), [(200, 50), pytest.param(130, None, marks=pytest.mark.slow)])
-def test_splash_equals_the_plain_kernel_and_so_do_its_gradients(steps, context):
-    arrays = inputs(steps, batch=1)
-    expected = with_gradients("xla", context, *arrays)
-    found = with_gradients("splash", context, *arrays, interpret=True)
+def numbered(steps, cuts):
+    """Segments that begin at the cuts; None without a cut."""
+    return jnp.asarray(np.searchsorted(cuts, np.arange(steps), side="right")[None]) if cuts else None
+
+
+@pytest.mark.parametrize(
+    ("steps", "context", "cuts"),
+    [
+        (200, 50, ()),
+        pytest.param(130, None, (), marks=pytest.mark.slow),
+        pytest.param(200, 50, (30, 140), marks=pytest.mark.slow),
+    ],
+)
+def test_splash_equals_the_plain_kernel_and_so_do_its_gradients(steps, context, cuts):
+    arrays, segments = inputs(steps, batch=1), numbered(steps, cuts)
+    expected = with_gradients("xla", context, *arrays, segments=segments)
+    found = with_gradients("splash", context, *arrays, segments=segments, interpret=True)
     for a, b in zip(found, expected, strict=True):
         # float32 sums in blocks; the interpreter multiplies in float32 as well.
         np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
@@ -40,6 +52,20 @@ def test_the_window_counts_the_step_itself_and_nothing_after_it():
     changed = v.at[:, 6].add(1.0)
     moved = np.abs(attend_window(q, k, changed, 3, "xla") - out).max(axis=(0, 2, 3)) > 0
     assert np.flatnonzero(moved).tolist() == [6, 7, 8]
+
+
+@pytest.mark.parametrize("kind", ["xla", pytest.param("splash", marks=pytest.mark.slow)])
+def test_a_segment_sees_itself_alone_with_every_kernel(kind):
+    arrays, cuts = inputs(60, batch=1), (7, 40)
+    alone = [
+        attend_window(*(x[:, low:high] for x in arrays), 20, "xla")
+        for low, high in zip((0, *cuts), (*cuts, 60), strict=True)
+    ]
+    found = attend_window(*arrays, 20, kind, segments=numbered(60, cuts), interpret=True)
+    # float32 sums in another order.
+    np.testing.assert_allclose(found, np.concatenate(alone, axis=1), atol=2e-6)
+    with pytest.raises(ValueError, match="cudnn kernel keeps no segments apart"):
+        attend_window(*arrays, 20, "cudnn", segments=numbered(60, cuts))
 
 
 def test_cudnn_is_asked_for_a_causal_window(monkeypatch):
