@@ -13,6 +13,7 @@ PACKAGE = ROOT / "kame_jax"
 # Floors of the rooms, low to high; a room may import its own floor and those below. `errors` lies under everything.
 FLOORS = {
     "errors": 0,
+    "files": 1,
     "config": 1,
     "streams": 1,
     "picture": 1,

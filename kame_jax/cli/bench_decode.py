@@ -56,8 +56,8 @@ def _run(args: argparse.Namespace) -> None:
     """Measure and print."""
     import jax
 
-    from kame_jax.codec.audio import write_whole
     from kame_jax.config import load_model
+    from kame_jax.files import write_whole
 
     try:
         sessions = [int(text) for text in args.sessions.split(",")]

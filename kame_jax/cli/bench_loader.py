@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kame_jax.data.records import Record
 
 BAR = 200_000
-"""Frames a second and core that issue and design ask for."""
+"""Frames a second and core that the pipeline promises."""
 GROWTH = 4
 """Times the dialogues of the second data set."""
 
@@ -120,25 +120,23 @@ def _record(index: int, frames: int, model: Any) -> Record:
 def _measure(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
     """Reads batches for a while."""
     from kame_jax.config import load_run
-    from kame_jax.data.collate import REFERENCE
     from kame_jax.data.pipeline import longest, read_ahead, train_batches
-    from kame_jax.data.samples import Cut
     from kame_jax.data.store import find_store
     from kame_jax.data.stored import open_samples
-    from kame_jax.oracle.schedule import OracleSchedule
-    from kame_jax.streams import oracle_start_id
+    from kame_jax.train.corpus import cut_of, oracle_augment, schedule_of
 
-    model = load_run(args.config).model.architecture
-    samples = open_samples(path, model, cut=Cut(args.frames))
+    run = load_run(args.config, [f"data.max_frames={args.frames}"])
+    model = run.model.architecture
+    samples = open_samples(path, model, cut=cut_of(run.data))
     if samples is None:
         raise InputError(f"{path}: no data set, expected a folder that `kame-jax data build` made")
     batches = train_batches(
         samples,
-        OracleSchedule(oracle_start_id(model), model.text_padding_id),
+        schedule_of(model, run.oracle.tail),
         batch_size=args.batch_size,
         length=longest(samples),
         seed=0,
-        augment=REFERENCE,
+        augment=oracle_augment(run.oracle),
     )
     found = find_store(path)
     size = sum(f.stat().st_size for f in found[0].iterdir()) if found else 0

@@ -64,8 +64,9 @@ def add_parser(subparsers: Any) -> None:
 
 def _encode(args: argparse.Namespace) -> None:
     """Turn a sound file into codes, stored under the name that `kame-jax stream` reads (`user_audio`)."""
-    from kame_jax.codec.audio import read_audio, write_whole
+    from kame_jax.codec.audio import read_audio
     from kame_jax.codec.recording import encode_recording
+    from kame_jax.files import write_whole
 
     _check_output(args.output, ".npz")
     mimi = _load(args.codec, args.codebooks)

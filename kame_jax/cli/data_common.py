@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from kame_jax.cli.common import emit
+from kame_jax.cli.common import emit, log
 from kame_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from kame_jax.config import LLMConfig
+    from kame_jax.data.answers import Answers
+
+T = TypeVar("T")
 
 SHOWN = 20
 """Problems in a result for scripts; all of them stand on stderr."""
@@ -41,14 +48,44 @@ def add_max_bad(parser: argparse.ArgumentParser) -> None:
     )
 
 
+async def with_answers(
+    config: LLMConfig | None,
+    cache: str | Path,
+    shard: tuple[int, int],
+    make: Callable[[Answers | None], Awaitable[T]],
+) -> T:
+    """What `make` makes with the language model of `config`; with none where that is None."""
+    from kame_jax.data.answers import Answers
+
+    if config is None:
+        return await make(None)
+    async with Answers(config, cache, f"{shard[0]}-of-{shard[1]}") as answers:
+        return await make(answers)
+
+
 def finish(
-    args: argparse.Namespace, result: Mapping[str, Any], problems: Sequence[str], text: str | None = None
+    args: argparse.Namespace,
+    result: Mapping[str, Any],
+    problems: Sequence[str],
+    text: str | None = None,
+    *,
+    stopped: str | None = None,
 ) -> None:
-    """Print the result, and fail when more was left out than was allowed.
+    """Print the result, and fail when more was left out than was allowed, or the work was stopped.
+
+    Args:
+        args: with `max_bad`, and what `emit` reads.
+        result: for scripts.
+        problems: one line for each dialogue that was left out.
+        text: for people.
+        stopped: why a language model is asked no more, where that happened.
 
     Raises:
         InputError: more than `--max-bad` dialogues were left out.
     """
+    if stopped:
+        problems = [*problems, f"stopped: {stopped}; run again to go on, nothing is asked twice"]
+        log(problems[-1])
     bad = {"bad": len(problems), "problems": list(problems[:SHOWN])}
     emit(args, dict(result) | bad, None if text is None else f"{text}\nleft out: {len(problems)}")
     if len(problems) > args.max_bad:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kame_jax.cli.common import add_common, log
-from kame_jax.cli.data_common import add_max_bad, add_rules, finish, read_shard
+from kame_jax.cli.data_common import add_max_bad, add_rules, finish, read_shard, with_answers
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
     from kame_jax.config import LLMConfig
+    from kame_jax.data.answers import Answers
     from kame_jax.data.oracles import Job, Report
     from kame_jax.data.random_oracle import Tokens
 
@@ -105,17 +106,12 @@ def _run(args: argparse.Namespace) -> None:
     )
     if report.without_reply:
         text += f"\n{report.without_reply:,} events left out, other dialogues have too few replies of such a length"
-    problems = report.problems
-    if report.stopped:
-        problems = [*problems, f"stopped: {report.stopped}; run again to go on, nothing is asked twice"]
-        log(problems[-1])
-    finish(args, result, problems, text)
+    finish(args, result, report.problems, text, stopped=report.stopped)
 
 
 async def _make(
     args: argparse.Namespace, job: Job, config: LLMConfig | None, shard: tuple[int, int]
 ) -> Report:
-    from kame_jax.data.answers import Answers
     from kame_jax.data.oracles import make_oracles
     from kame_jax.train.progress import Terminal
 
@@ -138,11 +134,7 @@ async def _make(
                 say=log,
             )
 
-        if config is None:
-            return await make(None)
-        cache = args.cache or Path(args.dialogues) / "llm_cache"
-        async with Answers(config, cache, f"{shard[0]}-of-{shard[1]}") as answers:
-            return await make(answers)
+        return await with_answers(config, args.cache or Path(args.dialogues) / "llm_cache", shard, make)
 
 
 def _tokens(tokenizer: str | None) -> Tokens:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kame_jax.cli.common import add_common, log
-from kame_jax.cli.data_common import add_max_bad, finish, read_shard
+from kame_jax.cli.data_common import add_max_bad, finish, read_shard, with_answers
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
     from kame_jax.config import LLMConfig
+    from kame_jax.data.answers import Answers
     from kame_jax.data.speech import Engine
     from kame_jax.data.synthesize import Recipe, Report
 
@@ -120,11 +121,7 @@ def _run(args: argparse.Namespace) -> None:
         f"{args.out}: {report.made} dialogues made, {report.kept} there already, {report.seconds / 3600:.2f} h\n"
         f"cannot be spoken: {', '.join(f'{k} {n:,}' for k, n in report.refused.items()) or 'none'}"
     )
-    problems = report.problems
-    if report.stopped:
-        problems = [*problems, f"stopped: {report.stopped}; run again to go on, nothing is asked twice"]
-        log(problems[-1])
-    finish(args, result, problems, text)
+    finish(args, result, report.problems, text, stopped=report.stopped)
 
 
 def _seconds(name: str, text: str) -> tuple[float, float]:
@@ -152,7 +149,6 @@ def _engine(args: argparse.Namespace, voices: list[str]) -> Engine:
 
 
 async def _make(args: argparse.Namespace, engine: Engine, recipe: Recipe, config: LLMConfig | None) -> Report:
-    from kame_jax.data.answers import Answers
     from kame_jax.data.synthesize import synthesize
     from kame_jax.train.progress import Terminal
 
@@ -173,9 +169,4 @@ async def _make(args: argparse.Namespace, engine: Engine, recipe: Recipe, config
                 say=log,
             )
 
-        if config is None:
-            return await make(None)
-        async with Answers(
-            config, args.cache or Path(args.out) / "llm_cache", f"{shard[0]}-of-{shard[1]}"
-        ) as answers:
-            return await make(answers)
+        return await with_answers(config, args.cache or Path(args.out) / "llm_cache", shard, make)

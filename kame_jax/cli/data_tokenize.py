@@ -37,7 +37,7 @@ def add_tokenizing(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--codec", metavar="MIMI", help="Mimi's weights: folder, file or hf://org/repo")
     add("--tokenizer", metavar="FILE", help="SentencePiece model (default: tokenizer.model of DIALOGUES)")
-    add("--codebooks", type=int, default=8, help="of each speaker, at most those stored (default: 8)")
+    add("--codebooks", type=int, help="of each speaker (default: 8, or all of a codec that has fewer)")
     add("--batch", type=int, default=16, help="recordings of one speaker encoded at a time (default: 16)")
     add("--no-spaces", action="store_true", help="words are not separated by spaces (Japanese, Chinese)")
 
@@ -52,7 +52,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def tokenize_folder(args: argparse.Namespace, dialogues: str, out: str) -> tuple[Any, dict[str, Any]]:
     """Tokenises what the options say; returns the report and figures for the result."""
-    from kame_jax.data.tokens import TOKENIZER, Settings, batch_encoder, fingerprint, tokenize
+    from kame_jax.data.encoding import batch_encoder, fingerprint
+    from kame_jax.data.tokens import TOKENIZER, Settings, tokenize
     from kame_jax.interop import load_mimi
     from kame_jax.oracle.rules import read_rules
     from kame_jax.train.progress import Terminal
@@ -65,14 +66,14 @@ def tokenize_folder(args: argparse.Namespace, dialogues: str, out: str) -> tuple
     if not args.codec:
         raise InputError("--codec: expected Mimi's weights, as hf://kyutai/moshiko-pytorch-bf16 or a folder")
     mimi = load_mimi(args.codec)
-    if not 1 <= args.codebooks <= mimi.config.quantizer.n_q:
-        raise InputError(
-            f"--codebooks {args.codebooks}: expected 1 to {mimi.config.quantizer.n_q}, those in {args.codec}"
-        )
+    stored = mimi.config.quantizer.n_q
+    codebooks = min(8, stored) if args.codebooks is None else args.codebooks
+    if not 1 <= codebooks <= stored:
+        raise InputError(f"--codebooks {codebooks}: expected 1 to {stored}, those in {args.codec}")
     settings = Settings(
         tokenizer,
         args.codec,
-        codebooks=args.codebooks,
+        codebooks=codebooks,
         card=mimi.config.quantizer.bins,
         sample_rate=mimi.config.sample_rate,
         frame_rate=mimi.config.frame_rate,
@@ -85,7 +86,7 @@ def tokenize_folder(args: argparse.Namespace, dialogues: str, out: str) -> tuple
             dialogues,
             out,
             settings,
-            batch_encoder(mimi, args.codebooks, max(1, args.batch)),
+            batch_encoder(mimi, codebooks, max(1, args.batch)),
             fingerprint(mimi),
             shard=shard,
             progress=lambda done, total: terminal.count(f"tokenising {dialogues}", done, total),

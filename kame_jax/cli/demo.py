@@ -71,7 +71,7 @@ def tell(config: RunConfig, out: Path) -> dict[str, Any]:
         The report, also written to `out/report.json`.
     """
     from kame_jax.cli import demo_story as story
-    from kame_jax.codec.audio import write_whole
+    from kame_jax.files import write_whole
 
     started = time.perf_counter()
     seconds: dict[str, float] = {}

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kame_jax.assets import TINY
 from kame_jax.codec import mimi as codec
-from kame_jax.codec.audio import write_audio, write_whole
+from kame_jax.codec.audio import write_audio
 from kame_jax.codec.recording import decode_recording, encode_recording
 from kame_jax.config import ModelConfig, RunConfig
 from kame_jax.data.collate import oracle_row
@@ -26,6 +26,7 @@ from kame_jax.data.samples import make_samples
 from kame_jax.data.splice import find_exchanges, splice
 from kame_jax.decode import greedy
 from kame_jax.decode.offline import reply
+from kame_jax.files import write_whole
 from kame_jax.interop import load_checkpoint, load_mimi, open_checkpoint
 from kame_jax.interop.export import export
 from kame_jax.interop.native import Meta

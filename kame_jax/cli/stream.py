@@ -212,8 +212,8 @@ def _codes(args: argparse.Namespace, model: LM, settings: Sampling, ops: list[Or
     """Codes in, codes out: exactly the frames that the reference's `LMGen` returns."""
     import jax
 
-    from kame_jax.codec.audio import write_whole
     from kame_jax.decode.offline import generate
+    from kame_jax.files import write_whole
 
     user = _read_codes(args.user, model)
     oracle, state = _oracle_row(args, model, ops, user.shape[1])

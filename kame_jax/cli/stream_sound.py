@@ -49,9 +49,10 @@ def answer_sound(
     Raises:
         InputError: a file that cannot be used, or options that do not fit.
     """
-    from kame_jax.codec.audio import read_audio, write_audio, write_whole
+    from kame_jax.codec.audio import read_audio, write_audio
     from kame_jax.config import TandemConfig
     from kame_jax.decode.engine import Engine, EngineOptions
+    from kame_jax.files import write_whole
     from kame_jax.interop import load_mimi
     from kame_jax.interop.beside import find_codec
     from kame_jax.tandem import Conversation, TimedTranscript

@@ -15,6 +15,7 @@ import soundfile
 import soxr
 
 from kame_jax.errors import InputError
+from kame_jax.files import write_whole
 
 BLOCK = 1 << 18
 """Samples of each channel read at once."""
@@ -78,24 +79,6 @@ def write_audio(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: 
 
     write_whole(path, write)
     return int(np.count_nonzero(np.abs(samples) > 1.0))
-
-
-def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a file that gets its name only when that returns; a failure leaves nothing behind.
-
-    Raises:
-        InputError: the folder is missing or not writable.
-    """
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(scratch, "wb") as file:
-            write(file)
-        scratch.replace(target)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _picker(path: str | os.PathLike[str], channel: str, channels: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -238,8 +238,8 @@ async def _dialogue(
     if job.strategy == "random":
         records, missing = random_records(words, requests, path.stem, pool, job.seed, tokens)
         report.without_reply += missing
-        for record in records:
-            report.levels[hint_level(record["current_spoken_ratio"], job.bounds)] += 1
+        for made in records:
+            report.levels[hint_level(made["current_spoken_ratio"], job.bounds)] += 1
     else:
         said = await asyncio.gather(
             *(_answer(request, job, answers) for request in requests), return_exceptions=True

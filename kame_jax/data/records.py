@@ -6,7 +6,6 @@ SakanaAI/kame_finetune `tools/tokenize_audio.py` and `tools/prepare_dataset.py`.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from kame_jax.data.align import align_text
 from kame_jax.data.dialogue import Dialogue, read_stereo
 from kame_jax.data.events import FIELDS, UNSAID, OracleEvents, build_events, pack_events
 from kame_jax.errors import InputError
+from kame_jax.files import write_whole
 from kame_jax.oracle.simulate import CHANNELS, Word
 
 CHUNK_SECONDS = 1200
@@ -283,13 +283,8 @@ def save_record(folder: str | Path, record: Record, **extra: np.ndarray) -> Path
     """
     path = Path(folder) / f"{record.id}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, **record_columns(record), **extra)  # type: ignore[arg-type]
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    arrays: dict[str, Any] = record_columns(record) | extra
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
     return path
 
 

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import soundfile
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sentencepiece import SentencePieceProcessor
 
-from kame_jax.codec import mimi as codec
 from kame_jax.data.check import MIN_RATE, check_dialogue
 from kame_jax.data.dialogue import AUDIO_SUFFIXES, find_dialogues, read_dialogue, read_stereo
+from kame_jax.data.encoding import Encode
 from kame_jax.data.origin import contamination
 from kame_jax.data.records import CHUNK_SECONDS, about, make_record, save_record, text_rows
+from kame_jax.data.settings import write_json
 from kame_jax.errors import InputError
+from kame_jax.files import write_whole
 from kame_jax.oracle.rules import Rules
 from kame_jax.oracle.simulate import CHANNELS
 from kame_jax.oracle.text import load_tokenizer
@@ -39,9 +37,6 @@ TOKENIZER = "tokenizer.model"
 GROUP_SECONDS = 1800.0
 """Audio held in memory at a time, and as much again read ahead."""
 GROUP_SIZE = 64
-
-Encode = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-"""Recordings float32 `[samples]` to their codes int32 `[codebooks, frames]`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class Settings:
     rules: Rules = field(default_factory=Rules)
 
     def description(self, weights: str) -> dict[str, Any]:
-        """What `SETTINGS` holds; `weights` is a name for the codec's weights (`fingerprint`)."""
+        """What `SETTINGS` holds; `weights` is a name for the codec's weights (`encoding.fingerprint`)."""
         return {
             "codec": self.codec,
             "codec_weights": weights,
@@ -112,59 +107,6 @@ class _Job:
     codes: dict[str, np.ndarray]
 
 
-def fingerprint(mimi: codec.Mimi) -> str:
-    """A short name for a codec's weights."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(mimi):
-        digest.update(np.asarray(leaf))
-    return digest.hexdigest()[:16]
-
-
-def batch_encoder(mimi: codec.Mimi, codebooks: int, rows: int = 16) -> Encode:
-    """Codes of many recordings: longest first, `rows` at a time, cut over all local devices.
-
-    Batches have few different shapes, so that few programs are compiled: rows are a power of two for each device, and
-    lengths one or one and a half times a power of two of the codec's chunks.
-    """
-    devices = jax.local_devices()
-    mesh = Mesh(np.array(devices), ("batch",))
-    everywhere, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
-    run = jax.jit(
-        lambda m, audio: codec.encode(m, audio, codebooks), in_shardings=(everywhere, cut), out_shardings=cut
-    )
-    ready = jax.device_put(codec.prepare(mimi, codebooks), everywhere)
-    size = mimi.config.frame_size
-    most = len(devices) * _power(-(-rows // len(devices)))
-
-    def encode(recordings: Sequence[np.ndarray]) -> list[np.ndarray]:
-        order = sorted(range(len(recordings)), key=lambda i: -len(recordings[i]))
-        codes: dict[int, np.ndarray] = {}
-        for at in range(0, len(order), most):
-            part = order[at : at + most]
-            frames = -(-len(recordings[part[0]]) // size)
-            chunks = _step(-(-frames // codec.CHUNK_FRAMES))
-            count = min(most, len(devices) * _power(-(-len(part) // len(devices))))
-            batch = np.zeros((count, chunks * codec.CHUNK_FRAMES * size), np.float32)
-            for row, i in zip(batch, part):
-                row[: len(recordings[i])] = recordings[i]
-            for i, row in zip(part, np.asarray(run(ready, jax.device_put(jnp.asarray(batch), cut)))):
-                codes[i] = row[:, : -(-len(recordings[i]) // size)].astype(np.int32)
-        return [codes[i] for i in range(len(recordings))]
-
-    return encode
-
-
-def _power(count: int) -> int:
-    """The next power of two."""
-    return 1 << max(count - 1, 0).bit_length()
-
-
-def _step(count: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, ..."""
-    whole = _power(count)
-    return whole * 3 // 4 if whole >= 4 and count <= whole * 3 // 4 else whole
-
-
 def tokenize(
     root: str | Path,
     out: str | Path,
@@ -183,8 +125,8 @@ def tokenize(
         root: dialogues, see `data.dialogue`.
         out: folder of records, made if it is not there.
         settings: how.
-        encode: the codec (`batch_encoder`).
-        weights: a name for its weights (`fingerprint`).
+        encode: the codec (`encoding.batch_encoder`).
+        weights: a name for its weights (`encoding.fingerprint`).
         shard: (i, n) takes every n-th dialogue from the i-th on, so that n processes share the work.
         threads: that read and resample audio ahead of the codec.
         progress: called with the dialogues done and their total.
@@ -239,8 +181,8 @@ def _settle(out: Path, settings: Settings, description: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / SETTINGS
     if not file.is_file():
-        _write(out / TOKENIZER, settings.tokenizer.read_bytes())
-        _write(file, json.dumps(description, indent=1).encode())
+        write_whole(out / TOKENIZER, lambda copy: copy.write(settings.tokenizer.read_bytes()))
+        write_json(file, description)
         return
     old = read_settings(out)
     told = ("codec", "contamination")  # said of the records, not how they are made
@@ -265,12 +207,6 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
         raise InputError(f"{file}: is not JSON: {error}") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:

@@ -19,6 +19,7 @@ from kame_jax.data.pipeline import longest, read_ahead, train_batches
 from kame_jax.data.samples import Sample
 from kame_jax.data.store import find_store
 from kame_jax.errors import InputError
+from kame_jax.files import write_text
 from kame_jax.train.checkpoints import Checkpoints, save_weights
 from kame_jax.train.corpus import (
     find_tokenizers,
@@ -233,9 +234,7 @@ def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) ->
 def _write_config(config: RunConfig, folder: Path, watch: Progress) -> None:
     """What the run was made with: its settings, and the tokenizers of its dialogues."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / ".config.yaml.part"
-    part.write_text(to_yaml(config), encoding="utf-8")
-    part.replace(folder / "config.yaml")
+    write_text(folder / "config.yaml", to_yaml(config))
     path = config.data.path
     if path is None:
         return

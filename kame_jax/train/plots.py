@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from kame_jax.files import write_whole
 from kame_jax.train.metrics import Line
 
 NAMES = {
@@ -44,9 +45,7 @@ def plot_metrics(lines: Sequence[Line], path: Path) -> None:
     panels[1].set_xlabel("optimizer step")
     panels[0].set_title("Training losses and accuracies")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=120, format="png")
-    part.replace(path)
+    write_whole(path, lambda file: figure.savefig(file, dpi=120, format="png"))
 
 
 def _points(lines: Sequence[Line], name: str) -> list[tuple[int, float]]:

@@ -1,11 +1,14 @@
 """Sound files in and out."""
 
+import errno
+
 import numpy as np
 import pytest
 import soundfile
 
 from kame_jax.codec import audio
-from kame_jax.errors import InputError
+from kame_jax.errors import InputError, WorkError
+from kame_jax.files import write_whole
 
 
 def tone(rate, hertz, seconds=0.5):
@@ -83,7 +86,14 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        audio.write_whole(tmp_path / "a.wav", fail)
+        write_whole(tmp_path / "a.wav", fail)
+    assert not list(tmp_path.iterdir())
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(WorkError, match="a.wav: cannot be written: No space left on device"):
+        write_whole(tmp_path / "a.wav", full)
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="cannot be written"):
         audio.write_audio(tmp_path / "no" / "a.wav", tone(24000, 300), 24000)

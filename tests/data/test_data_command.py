@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kame_jax.cli.main import main
-from kame_jax.data import tokens
+from kame_jax.data import encoding
 from kame_jax.data.sample import ROOT, TOKENIZER, sample_entries
 from kame_jax.data.store import Store
 
@@ -35,7 +35,7 @@ def quick_codec(monkeypatch):
             np.tile(np.arange(-(-len(r) // 1920), dtype=np.int32) % 256, (codebooks, 1)) for r in recordings
         ]
 
-    monkeypatch.setattr(tokens, "batch_encoder", encoder)
+    monkeypatch.setattr(encoding, "batch_encoder", encoder)
 
 
 def result(capsys):

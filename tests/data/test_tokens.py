@@ -12,9 +12,10 @@ from flax import nnx
 
 from kame_jax.codec import mimi as codec
 from kame_jax.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
+from kame_jax.data.encoding import batch_encoder, fingerprint
 from kame_jax.data.records import load_record
 from kame_jax.data.sample import TOKENIZER
-from kame_jax.data.tokens import SETTINGS, Settings, batch_encoder, fingerprint, tokenize
+from kame_jax.data.tokens import SETTINGS, Settings, tokenize
 from kame_jax.errors import InputError
 from kame_jax.oracle.rules import PRESETS
 from kame_jax.oracle.simulate import Word, words_to_json
