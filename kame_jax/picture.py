@@ -11,12 +11,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from sentencepiece import SentencePieceProcessor
 
 from kame_jax.config import MimiConfig, ModelConfig
 
 INK, MUTED = "#1f2430", "#9aa3b2"
 USER, ORACLE, TEXT, OWN = "#3b6ea8", "#b5651d", "#2d7d5a", "#7a4fa3"
+MOST_ROWS = 7
+"""Of words in one panel; where more would be needed, they overlap."""
 
 
 @dataclass(frozen=True)
@@ -218,14 +221,31 @@ def _codes(axis: Axes, codes: np.ndarray, colour: str, name: str, seconds: float
 def _tokens(axis: Axes, marks: Sequence[Mark], colour: str, name: str, seconds: float) -> None:
     bare(axis, name, colour)
     axis.set_ylim(0, 1)
-    # Tokens come every 80 ms, closer than words are wide: they take turns on rows.
-    rows, width = 4, seconds * 0.0072
-    free = [-1.0] * rows
+    # Tokens come every 80 ms, closer than words are wide: they take turns on rows, on as many as it needs.
+    width, free, placed = seconds * 0.0076, [-1.0] * 4, []
     for mark in marks:
         if mark.start:
-            axis.axvline(mark.time, color=colour, linewidth=1.2, alpha=0.8)
+            axis.axvline(mark.time, color=colour, linewidth=1.0, alpha=0.35, zorder=1)
             continue
-        row = next((r for r in range(rows) if free[r] <= mark.time), int(np.argmin(free)))
+        row = next((r for r, end in enumerate(free) if end <= mark.time), None)
+        if row is None and len(free) < MOST_ROWS:
+            row = len(free)
+            free.append(mark.time)
+        elif row is None:
+            row = int(np.argmin(free))
         free[row] = mark.time + width * (len(mark.text) + 1)
-        axis.text(mark.time, 0.82 - 0.22 * row, mark.text, fontsize=8, color=colour, va="center")
+        placed.append((mark, row))
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    for mark, row in placed:
+        height = 0.92 - 0.8 * row / (len(free) - 1)
+        axis.text(
+            mark.time,
+            height,
+            mark.text,
+            fontsize=8,
+            color=colour,
+            va="center",
+            path_effects=halo,
+            clip_on=True,
+        )
         axis.plot([mark.time], [0.02], "|", color=colour, markersize=5)

@@ -92,4 +92,4 @@ def test_a_kill_costs_at_most_the_calls_in_flight(tmp_path):
 
 @pytest.mark.slow
 def test_many_kills_cost_at_most_the_calls_in_flight_each(tmp_path):
-    check(*killed_and_started_again(tmp_path, kills=10, dialogues=24))
+    check(*killed_and_started_again(tmp_path, kills=6, dialogues=16))
