@@ -52,15 +52,14 @@ def test_figures_that_were_not_measured_are_left_out():
     assert second == "content words said 50%   ·   questions 0"
 
 
-def test_a_conversation_is_drawn_with_and_without_known_word_times(tmp_path):
+def test_a_conversation_is_drawn_and_so_is_one_of_nothing(tmp_path):
     sound = np.sin(np.arange(CODEC.frame_size * 20) / 50).astype(np.float32)
     said = {7: "in", 8: " Rome"}
     frames = [
         Frame(i, None, np.array([PAD]), said.get(i, ""), token, np.zeros((0, 6)))
         for i, token in enumerate(ROW)
     ]
-    for name, known in (("a", [Mark(0.05, "Where")]), ("b", [])):
-        path = talk(tmp_path / name, TOKENIZER, CODEC, CONFIG, sound, sound, frames, EVENTS, REPORT, known)
-        assert path.read_bytes()[:4] == b"\x89PNG"
-    empty = talk(tmp_path / "c", TOKENIZER, CODEC, CONFIG, sound[:0], sound[:0], [], [], {})
+    path = talk(tmp_path / "a", TOKENIZER, CODEC, CONFIG, sound, sound, frames, EVENTS, REPORT)
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    empty = talk(tmp_path / "b", TOKENIZER, CODEC, CONFIG, sound[:0], sound[:0], [], [], {})
     assert empty.read_bytes()[:4] == b"\x89PNG"

@@ -8,8 +8,10 @@ import pytest
 from kame_jax.config import STTConfig, TandemConfig, load_settings
 from kame_jax.errors import InputError
 from kame_jax.tandem import Heard
+from kame_jax.tandem.kyutai_server import KyutaiServer
+from kame_jax.tandem.realtime import Realtime
 from kame_jax.tandem.sources import open_source, read_source
-from kame_jax.tandem.transcript import PocketSphinx, Threaded
+from kame_jax.tandem.transcript import Threaded
 from kame_jax.tandem.whisper import Whisper
 from tests.tandem.test_conversation import talk
 
@@ -40,7 +42,12 @@ def test_settings_come_from_a_file_and_everything_wrong_with_them_at_once(tmp_pa
 
 
 def test_a_source_is_opened_by_its_settings():
-    for name, kind in (("pocketsphinx", PocketSphinx), ("whisper:http://127.0.0.1:9/v1", Whisper)):
+    kinds = {
+        "whisper:http://127.0.0.1:9/v1": Whisper,
+        "realtime:http://127.0.0.1:9/v1": Realtime,
+        "kyutai:ws://127.0.0.1:9": KyutaiServer,
+    }
+    for name, kind in kinds.items():
         source = open_source(read_source(name), 24_000)
         assert isinstance(source, kind)
         source.close()

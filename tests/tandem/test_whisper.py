@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kame_jax.config import STTConfig
@@ -167,6 +167,7 @@ def test_openai_itself_needs_a_key(monkeypatch):
         Whisper(STTConfig("whisper"), 24_000)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["a", "B", "b,", "c", "d"]), max_size=6).map(" ".join), max_size=8))
 def test_agreement_only_ever_grows(texts):
     agreement, before = Agreement(), []
