@@ -51,13 +51,13 @@ demo: $(VENV)/.ready
 	@$(BIN)/kame-jax demo
 
 test: $(VENV)/.ready-test
-	@$(PYTEST) -m "not slow" $(SPREAD)
+	@$(PYTEST) -m "not slow and not gpu" $(SPREAD)
 
 quick: $(VENV)/.ready-test
 	@$(PYTEST) -m quick
 
 slow: $(VENV)/.ready-test
-	@$(PYTEST) -m "slow and not server"
+	@$(PYTEST) -m "slow and not server and not gpu"
 
 servers: $(VENV)/.ready-test
 	@[ -e .venv-servers/.ready ] || { $(BIN)/python -m venv .venv-servers && \

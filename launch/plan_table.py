@@ -25,6 +25,7 @@ MACHINES = {
     "v5p_32": ("v5p-32",),
     "v6e_64": ("v6e-64",),
     "8xh100": ("8xH100", "8xH200"),
+    "1xh200": ("1xH200",),
 }
 HEAD = (
     "| preset | machine | frames a step | GiB a device: state + rest of limit | step, s | MFU | how |\n"
@@ -33,8 +34,8 @@ HEAD = (
 
 
 def machines_of(preset: str) -> tuple[str, ...]:
-    """The machines that a preset's name says it is for."""
-    return MACHINES[preset.removeprefix("kame_7b_").removesuffix("_lora")]
+    """The machines that a preset's name says it is for; none for a name that says none."""
+    return next((machines for name, machines in MACHINES.items() if name in preset), ())
 
 
 def plan(preset: str, machine: str) -> dict[str, object]:
@@ -90,7 +91,8 @@ def write(text: str, readme: Path) -> None:
 
 def main() -> None:
     """Plan what was asked for and write the table."""
-    known = sorted(path.stem for path in (ROOT / "configs" / "pods").glob("*.yaml"))
+    found = sorted(path.stem for path in (ROOT / "configs" / "pods").glob("*.yaml"))
+    known = [preset for preset in found if machines_of(preset)]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -63,6 +63,11 @@ def test_the_status_that_asks_for_a_restart_is_the_trainers():
     ("script", "arguments", "said"),
     [
         ("gpu_box.sh", ("tiny", "data.path=d"), ["kame-jax train tiny data.path=d"]),
+        (
+            "bench_gpu.sh",
+            ("out",),
+            ["not\\ slow", "bench train kame_7b_1xh200_lora --steps 10", "--sessions 64\\,128 --int8-cache"],
+        ),
         ("slurm.sh", ("tiny",), ["srun --kill-on-bad-exit=1 kame-jax train tiny", "scontrol requeue"]),
         ("tpu_vm.sh", ("create",), ["tpu-vm create kame --zone us-west4-a --accelerator-type v5litepod-64"]),
         ("tpu_vm.sh", ("setup",), ["--worker=all", "git\\ clone\\ https://example.org/kame_jax.git"]),

@@ -80,3 +80,14 @@ def test_cudnn_is_asked_for_a_causal_window(monkeypatch):
     assert asked == {"is_causal": True, "local_window_size": (4, 0), "implementation": "cudnn"}
     attend_window(*inputs(12), 3000, "cudnn")
     assert asked["local_window_size"] is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("context", [50, None])
+def test_cudnn_equals_the_plain_kernel_and_so_do_its_gradients(context):
+    arrays = [x.astype(jnp.bfloat16) for x in inputs(256)]
+    expected = with_gradients("xla", context, *(x.astype(jnp.float32) for x in arrays))
+    found = with_gradients("cudnn", context, *arrays)
+    for a, b in zip(found, expected, strict=True):
+        # bfloat16 keeps 8 bits: 4e-3 of a value, a few of them in a sum.
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=2e-2 * np.abs(b).max())
