@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kame_jax.errors import WorkError
+from kame_jax.files import write_text
 
 Line = dict[str, Any]
 """A line of metrics: `step`, and numbers by name; a number that does not exist (a part without tokens) is NaN."""
@@ -98,9 +99,7 @@ class MetricsFile:
         kept = [line for line in read_metrics(path) if line["step"] <= start] if path.is_file() else []
         self.seconds = max((line.get("seconds", 0.0) for line in kept), default=0.0)
         """Training time of the lines kept."""
-        part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(_dumped(line) for line in kept), encoding="utf-8")
-        part.replace(path)
+        write_text(path, "".join(_dumped(line) for line in kept))
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Adds a line; it is on disk when this returns.
