@@ -148,16 +148,17 @@ def check_near(folder, other):
 @pytest.mark.slow
 def test_a_run_that_is_killed_twenty_times_ends_as_if_it_never_was(config, tmp_path, watched):
     """Killed while it starts, trains, evaluates and saves."""
-    rng, settings = random.Random(5), ("train.steps=70", "train.checkpoint_every=1")
+    rng, settings = random.Random(5), ("train.steps=120", "train.eval_every=20")
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
-    ended(started(config, tmp_path / "straight", *settings, **cache))
+    ended(started(config, tmp_path / "straight", *settings, "train.checkpoint_every=0", **cache))
+    settings += ("train.checkpoint_every=1",)
     folder, during_save = tmp_path / "killed", 0
     for kill in range(KILLS):
         goal = last_step(folder) + rng.randrange(1, 5)
         process = started(config, folder, *settings, **cache)
         watched.append(process)
         if kill % 5 == 0:
-            time.sleep(rng.uniform(0, 10))
+            time.sleep(rng.uniform(0, 3))
         else:
             until(lambda goal=goal: last_step(folder) >= goal, process)
             time.sleep(rng.uniform(0, 0.3))
