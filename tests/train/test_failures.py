@@ -94,7 +94,7 @@ def test_a_checkpoint_without_room_ends_the_run_which_continues_when_there_is_ro
     limit_files(30_000)
     status, line = train(config, capsys=capsys)
     assert status == 1
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name == "absl"]  # Orbax, in pages
     # A full disk says "No space left on device".
     assert line == (
         f"kame-jax: {folder / 'checkpoints'}: a checkpoint cannot be written: File too large. Those before it are as "
