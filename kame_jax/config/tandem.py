@@ -45,7 +45,8 @@ class TandemConfig:
     on_failure: Annotated[str, OneOf(FAILURES)] = "clear"
     """What a failed answer leaves: "clear" no oracle at all, "keep" what was said before."""
     max_streams: Positive = 3
-    """Answers under way at once; the oldest gives way."""
+    """Answers under way at once; of more, the newest gives way to the one that is newer still, so that the oldest comes
+    even where a back end takes longer than questions are apart."""
     max_questions_a_minute: Positive = 120
     max_words: Positive = 40
     """Longest answer that enters the oracle; the rest of a longer one is not read."""

@@ -194,8 +194,8 @@ class Conversation:
         assert self.backend is not None
         under_way = [answer for answer in self._answers if not answer.done]
         if len(under_way) >= self.config.max_streams:
-            # The one that speaks at present goes last.
-            self._cancel(min(under_way, key=lambda a: (a.number == self._adopted, a.number)))
+            # The newest knows nearly what this one will; those that wait longest must come, even from a slow back end.
+            self._cancel(max(under_way, key=lambda a: (a.number != self._adopted, a.number)))
         self._number += 1
         answer = _Answer(self._number, question, SpokenTokens(self._tokenizer, self.config.max_words))
         self._answers.append(answer)

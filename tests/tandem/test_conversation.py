@@ -209,6 +209,16 @@ def test_at_most_max_streams_answers_are_under_way():
     assert conversation.events["cancelled"] == 5
 
 
+def test_answers_that_take_longer_than_questions_are_apart_still_come():
+    backend = Script([30, "in the blue box "])
+    many = TandemConfig(trigger=TriggerConfig(interval=0.0, new_words=1), max_streams=2)
+    row, conversation = talk(backend, seconds=6, config=many)
+    # The first question's answer is there 30 frames later, and in the end stands the answer to the last.
+    assert row.index(START) == pytest.approx(WORDS[0][2] / 0.08 + 30, abs=2)
+    assert len(answers_in(row)) == 2
+    assert conversation.events["cancelled"] == 3
+
+
 @pytest.mark.parametrize("error", [LLMError("cut", "x"), LLMError("timeout", "x"), ValueError("x")])
 def test_after_a_failure_there_is_no_oracle_and_it_is_counted(error):
     row, conversation = talk(
