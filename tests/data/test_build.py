@@ -1,5 +1,6 @@
 """Records of any source become one data set, whose dialogues are read back whole or in part."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -121,7 +122,9 @@ def test_held_out_dialogues_are_a_function_of_names_and_seed(records, tmp_path):
 
 def test_parquet_is_that_of_kame_finetune_and_comes_back_the_same(records, tmp_path):
     explicit = pack_events([1, 4], [0.5, 1.0], [0, 1], [[5], [6, 7]], [[8], []], [1, 0])
-    chosen = Record("chosen", records[0].tokens, {"A": explicit, "B": records[0].events["B"]})
+    # Where one speaker's events say what is shown, the file says it for both.
+    other = dataclasses.replace(records[0].events["B"], use_hint=np.array([0, 1], np.int8))
+    chosen = Record("chosen", records[0].tokens, {"A": explicit, "B": other})
     save_record(tmp_path / "records", chosen)
     files, report = export_parquet(
         [open_source(tmp_path / "records")], tmp_path / "pq" / "train", known=KNOWN
@@ -136,7 +139,8 @@ def test_parquet_is_that_of_kame_finetune_and_comes_back_the_same(records, tmp_p
     table = pyarrow.parquet.read_table(files[0]).to_pylist()
     assert table[0]["dialogue_id"].endswith("/chosen")
     assert table[0]["A_oracle_event_use_hint"] == [1, 0]
-    assert table[0]["B_oracle_event_use_hint"] is None
+    assert table[0]["B_oracle_event_use_hint"] == [0, 1]
+    assert table[1]["A_oracle_event_use_hint"] is table[1]["B_oracle_event_use_hint"] is None
     assert np.array(table[1]["A"]).shape == records[0].tokens["A"].shape
 
 

@@ -1,6 +1,7 @@
 """A dialogue becomes one record of tokens, whoever will be the model, and survives the disk."""
 
 import dataclasses
+import errno
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from kame_jax.data.records import (
     save_record,
 )
 from kame_jax.data.sample import ROOT, TOKENIZER
-from kame_jax.errors import InputError
+from kame_jax.errors import InputError, WorkError
 from kame_jax.oracle.simulate import Word
 from kame_jax.oracle.text import decode_text, load_tokenizer
 
@@ -128,10 +129,10 @@ def test_a_record_survives_the_disk(built, tmp_path):
 def test_a_failed_write_leaves_nothing(built, tmp_path, monkeypatch):
     def full(file, **arrays):
         file.write(b"half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WorkError, match="disk full"):
         save_record(tmp_path, built[0])
     assert not list(tmp_path.iterdir())
 
