@@ -154,7 +154,7 @@ def test_twenty_optimizer_steps_equal_kame_finetune(steps_of, name, normalise, m
     }
     assert len(expected) == 12
     for key, value in expected.items():
-        # The largest seen was 1e-6 for the losses.
+        # The largest seen were 2e-6 for the losses, 3e-5 for the norms and 2e-5 for the weights.
         limit = GRADIENT if key == "grad_norm" else LOSS
         np.testing.assert_allclose(logged[key.replace(".", "/")], value, rtol=limit, err_msg=key)
     prefix = f"{name}_final."
