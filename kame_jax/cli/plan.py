@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace) -> None:
             log(f"compiling the train step for {target.name}; a 7B takes minutes")
         plan = make_plan(config, target, length)
     result, lines = plan.to_dict(), describe(plan)
-    if args.text and plan.compiled:
+    if args.text and plan.compiled and plan.compiled.text is not None:
         with open(args.text, "w", encoding="utf-8") as file:
             file.write(plan.compiled.text)
     if not plan.fits and not args.decode and not args.no_remedies:
@@ -96,6 +96,8 @@ def describe(plan: Any) -> list[str]:
             f"(compute {times.compute:.3g}, memory {times.memory:.3g}, links {times.links:.3g}, "
             f"network {times.network:.3g}); {plan.flops:.3g} FLOP, at most {plan.mfu:.0%} MFU"
         )
+    if plan.compiled and plan.compiled.text is None:
+        lines.append("the compiled program cannot be printed by this jaxlib: its collectives are estimated")
     if plan.compiled:
         for kind, sums in by_kind(plan.compiled.collectives).items():
             lines.append(

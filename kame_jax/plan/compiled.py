@@ -38,8 +38,8 @@ class Compiled:
     """Lowering and compiling."""
     collectives: tuple[Collective, ...] = ()
     tensors: tuple[Tensor, ...] = ()
-    text: str = ""
-    """The compiled program."""
+    text: str | None = ""
+    """The compiled program; None where this JAX cannot print it, and so knows nothing of its collectives."""
 
 
 def compile_train(config: RunConfig, mesh: Mesh, length: int) -> Compiled:
@@ -104,7 +104,7 @@ def _compile(lower: Callable[[], Any]) -> Compiled:
         needed, limit = _refusal(str(error))
         memory = None if needed is None else Memory(0, needed)
         return Compiled(False, memory, limit, time.monotonic() - start)
-    seconds, text, found = time.monotonic() - start, done.as_text(), done.memory_analysis()
+    seconds, text, found = time.monotonic() - start, _text(done), done.memory_analysis()
     arguments = found.argument_size_in_bytes
     rest = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return Compiled(
@@ -112,10 +112,19 @@ def _compile(lower: Callable[[], Any]) -> Compiled:
         Memory(arguments, rest + found.generated_code_size_in_bytes),
         None,
         seconds,
-        tuple(collectives(text)),
-        tuple(biggest_tensors(text)),
+        tuple(collectives(text)) if text else (),
+        tuple(biggest_tensors(text)) if text else (),
         text,
     )
+
+
+def _text(done: Any) -> str | None:
+    """The program, unless libtpu made one that jaxlib's XLA does not know how to read (seen for v6e)."""
+    try:
+        text: str = done.as_text()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return text
 
 
 def _refusal(message: str) -> tuple[int | None, int | None]:

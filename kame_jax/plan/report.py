@@ -133,7 +133,8 @@ def make_plan(config: RunConfig, target: Target, length: int) -> Plan:
         )
     mesh = run_mesh(config, tpu_devices(target))
     done = compile_train(config, mesh, length)
-    times = step_times(config, target, mesh, length, _sent(done, target)) if done.fits else None
+    sent = estimate_traffic(config, mesh) if done.text is None else _sent(done, target)
+    times = step_times(config, target, mesh, length, sent) if done.fits else None
     limit = done.limit or target.chip.memory
     return Plan(
         target, dict(mesh.shape), length, done.fits, "compiled", done.memory, limit, flops, times, done
