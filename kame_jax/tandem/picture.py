@@ -103,7 +103,6 @@ def talk(
     events: Sequence[Mapping[str, Any]],
     report: Mapping[str, Any],
     user_words: Sequence[Mark] = (),
-    title: str = "",
 ) -> Path:
     """Draws a conversation to a PNG.
 
@@ -118,7 +117,6 @@ def talk(
         events: the conversation's log.
         report: its figures.
         user_words: what the user says, where its times are known; else what was heard stands there.
-        title: said above.
     """
     seconds = max(len(user), len(own), 1) / codec.sample_rate
     figure = Figure(figsize=(WIDTH, 6.8), layout="constrained")
@@ -138,7 +136,6 @@ def talk(
     _row_of_words(axes[3], said, TEXT, seconds, low=0.2, step=0.36, rows=2, size=FONT + 1)
     waveform(axes[4], own, codec.sample_rate, OWN, "own voice", ())
     _latency(axes, events, said)
-    axes[0].set_title(title, loc="left", fontsize=11, color=INK)
     axes[4].set_xlim(0, seconds)
     axes[4].set_xlabel(f"seconds\n{figures(report)}", color=INK, fontsize=FONT + 1)
     figure.savefig(path, dpi=110, format="png")

@@ -12,6 +12,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 
+async def read_request(reader: asyncio.StreamReader) -> tuple[dict[str, str], bytes]:
+    """The headers (names in lower case) and the body of a request whose first line has been read."""
+    headers = {}
+    while (header := (await reader.readline()).decode().strip()) != "":
+        name, _, value = header.partition(":")
+        headers[name.lower()] = value.strip()
+    return headers, await reader.readexactly(int(headers.get("content-length", 0)))
+
+
 @dataclass
 class Turn:
     """What the server does with one request."""
@@ -68,11 +77,7 @@ class Server:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                headers = {}
-                while (header := (await reader.readline()).decode().strip()) != "":
-                    name, _, value = header.partition(":")
-                    headers[name.lower()] = value.strip()
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                headers, body = await read_request(reader)
                 assert line.startswith(b"POST /v1/chat/completions"), line
                 self.headers.append(headers)
                 await self._answer(json.loads(body), reader, writer)

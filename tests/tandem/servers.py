@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from tests.llm.server import read_request
+
 FRAME = 1920
 
 
@@ -67,11 +69,7 @@ class Transcriber(Loop):
     async def _connection(self, reader, writer):
         try:
             while line := await reader.readline():
-                headers = {}
-                while (header := (await reader.readline()).decode().strip()) != "":
-                    name, _, value = header.partition(":")
-                    headers[name.lower()] = value.strip()
-                body = await reader.readexactly(int(headers["content-length"]))
+                headers, body = await read_request(reader)
                 assert line.startswith(b"POST /v1/audio/transcriptions"), line
                 await self._reply(headers, body, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
