@@ -66,6 +66,15 @@ def test_an_axis_of_one_device_cuts_nothing_and_is_not_logged(caplog):
     assert not caplog.text
 
 
+def test_a_feed_forward_is_cut_by_its_rows_and_by_its_columns_where_they_do_not_divide():
+    axes = ("gate", "mlp_in", "embed_in")
+    assert partition_spec("w", axes, (2, 64, 32), abstract_mesh(1, 8, 1)) == PartitionSpec(None, "fsdp", None)
+    both = partition_spec("w", axes, (2, 64, 32), abstract_mesh(1, 8, 2))
+    assert both == PartitionSpec(None, ("tensor", "fsdp"), None)
+    rest = partition_spec("w", axes, (2, 6, 32), abstract_mesh(1, 8, 2))
+    assert rest == PartitionSpec(None, "tensor", "fsdp")
+
+
 def test_two_dimensions_on_one_mesh_axis_are_refused():
     with pytest.raises(
         ValueError, match=r"w \('embed', 'embed'\): both embed and embed map to the mesh axis fsdp"
@@ -75,7 +84,7 @@ def test_two_dimensions_on_one_mesh_axis_are_refused():
 
 def test_a_rule_to_an_axis_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="names no axis of the mesh"):
-        partition_spec("w", ("embed",), (4,), abstract_mesh(1, 2, 1), {"embed": "model"})
+        partition_spec("w", ("embed",), (4,), abstract_mesh(1, 2, 1), {"embed": ("model",)})
 
 
 def test_one_size_of_a_mesh_may_be_left_open():

@@ -76,7 +76,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def describe(plan: Any) -> list[str]:
     """A plan for people."""
-    from kame_jax.plan.report import by_kind
+    from kame_jax.plan.report import by_kind, largest_gathers
 
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     lines = [f"{plan.target.name}: {plan.target.devices} {plan.target.chip.name}, mesh {mesh}, {plan.method}"]
@@ -97,12 +97,16 @@ def describe(plan: Any) -> list[str]:
             f"network {times.network:.3g}); {plan.flops:.3g} FLOP, at most {plan.mfu:.0%} MFU"
         )
     if plan.compiled and plan.compiled.text is None:
-        lines.append("the compiled program cannot be printed by this jaxlib: its collectives are estimated")
+        lines.append("the compiler did not print its program: its collectives are estimated")
     if plan.compiled:
         for kind, sums in by_kind(plan.compiled.collectives).items():
             lines.append(
                 f"{kind}: {sums['times']:.0f} a step, {sums['bytes'] / 1e9:.2f} GB of results, "
                 f"{sums['sent'] / 1e9:.2f} GB sent by each device"
+            )
+        for one in largest_gathers(plan.compiled.collectives, 1):
+            lines.append(
+                f"largest gather: {one['shape']} ({one['bytes'] / 1e6:.0f} MB), {one['times']} a step"
             )
         if plan.compiled.tensors:
             biggest = ", ".join(f"{t.shape} ({t.size / 1e6:.0f} MB)" for t in plan.compiled.tensors[:4])

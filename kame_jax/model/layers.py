@@ -7,6 +7,7 @@ lets one declaration hold many copies; calls work on one copy, taken by `jax.lax
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,10 +19,13 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from kame_jax.config import LoRAConfig
-from kame_jax.sharding import is_whole
+from kame_jax.sharding import constrain, is_cut, is_whole
 
 Initializer = Callable[[jax.Array, Sequence[int], jnp.dtype], jax.Array]
 Axes = tuple[str, ...]
+
+PAGE = 4096
+"""Rows of an embedding table, at most, that devices which hold a part of its columns each gather at a time."""
 
 
 def truncated_normal(fan_in: int) -> Initializer:
@@ -322,7 +326,7 @@ class Embedding(nnx.Module):
         stack = tuple(stack)
         stack_axes: Axes = ("codebooks",) * len(stack)
         inner = low_rank or dim
-        self.entries = entries
+        self.entries, self.dim = entries, dim
         self.weight = param(
             rngs, (*stack, entries, inner), (*stack_axes, "vocab", "embed"), truncated_normal(inner), dtype
         )
@@ -355,16 +359,56 @@ class Embedding(nnx.Module):
         return y if self.low_rank is None else self.low_rank(y)
 
     def _rows(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        return self.weight[...][ids].astype(dtype)
+        return table_rows(self.weight[...], ids, dtype)
+
+    def summed(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """The sum over codebooks of `per_codebook`, `[..., dim]` of `dtype`, added one after the other."""
+        # As the reference adds them; XLA on CPU is slow to reduce over a leading axis.
+        if not is_cut():
+            return functools.reduce(jnp.add, self.per_codebook(ids, dtype))
+
+        def body(total: jax.Array, one: tuple[Embedding, jax.Array]) -> tuple[jax.Array, None]:
+            return total + one[0](one[1], dtype), None
+
+        return jax.lax.scan(body, jnp.zeros((*ids.shape[1:], self.dim), dtype), (self, ids))[0]
 
     def per_codebook(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Looks up codebook k of `ids int32 [K, ...]` in table k: `[K, ..., dim]` of `dtype`."""
+        if is_cut():
+            return jax.lax.scan(lambda _, one: (None, one[0](one[1], dtype)), None, (self, ids))[1]
         table = jnp.arange(ids.shape[0]).reshape((-1,) + (1,) * (ids.ndim - 1))
         y = self.weight[...][table, jnp.maximum(ids, 0)].astype(dtype)
         if self.norm is not None:
             y = jax.vmap(lambda norm, rows: norm(rows))(self.norm, y)
         y = _zero_where(ids < 0, y)
         return y if self.low_rank is None else self.low_rank.per_step(y, tuple(range(ids.shape[0])))
+
+
+def table_rows(table: jax.Array, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Rows `ids int32 [batch, ...]` of `table [entries, dim]`: `[batch, ..., dim]` of `dtype`.
+
+    Devices that hold some columns of the table each gather a page of its rows at a time, and read their own ids from
+    it. The other way, everybody's ids read from one's own columns, costs each device work in proportion to the whole
+    batch: on a pod its sorts, gathers and scatters of millions of short rows outlast many layers.
+    """
+    if not is_cut():
+        return table[ids].astype(dtype)
+    entries, dim = table.shape
+    size = -(-entries // -(-entries // PAGE))
+
+    def add_page(total: jax.Array, first: jax.Array) -> tuple[jax.Array, None]:
+        start = jnp.minimum(first, entries - size)
+        # Said twice, or XLA gathers the whole table for every page.
+        page = constrain(jax.lax.dynamic_slice_in_dim(table, start, size), None, "columns")
+        page = constrain(page, None, None)
+        here = (ids >= first) & (ids < first + size)
+        # Added up in the table's own dtype on the way back: a common token's row sums thousands of gradients.
+        found = page[jnp.where(here, ids - start, 0)].astype(dtype)
+        total = total + jnp.where(here[..., None], found, jnp.zeros((), dtype))
+        return constrain(total, "batch", *(None,) * ids.ndim), None
+
+    empty = constrain(jnp.zeros((*ids.shape, dim), dtype), "batch", *(None,) * ids.ndim)
+    return jax.lax.scan(add_page, empty, jnp.arange(0, entries, size))[0]
 
 
 def _zero_where(mask: jax.Array, y: jax.Array) -> jax.Array:

@@ -7,7 +7,6 @@ Semantics: SakanaAI/kame and kyutai-labs/moshi, `models/lm.py`.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -159,18 +158,16 @@ class LM(nnx.Module):
         Raises:
             ValueError: an oracle is given to a model that has no oracle embedding.
         """
-        audio = self.audio_emb.per_codebook(tokens[:, 1:].swapaxes(0, 1), self.dtype)
-        # One after the other, as the reference adds them; XLA on CPU is slow to reduce over a leading axis.
-        x = functools.reduce(jnp.add, constrain(audio, None, "rows", None, "columns"))
-        text = constrain(self.text_emb(tokens[:, 0], self.dtype), "rows", None, "columns")
+        x = self.audio_emb.summed(tokens[:, 1:].swapaxes(0, 1), self.dtype)
+        text = self.text_emb(tokens[:, 0], self.dtype)
         if oracle is not None:
             if self.config.oracle == "none":
                 raise ValueError(
                     "this model has no oracle embedding: set model.oracle to 'separate' or 'tie'"
                 )
             table = self.text_emb if self.oracle_emb is None else self.oracle_emb
-            text = text + constrain(table(oracle, self.dtype), "rows", None, "columns")
-        x = constrain(constrain(x + text, "rows", None, "columns"), "batch", None, None)
+            text = text + table(oracle, self.dtype)
+        x = constrain(x + text, "batch", None, None)
         return x if condition is None else x + condition.astype(self.dtype)[:, None]
 
     def temporal_forward(

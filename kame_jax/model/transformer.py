@@ -81,9 +81,9 @@ class TransformerLayer(nnx.Module):
         self.attn_out = linear((dim,), (heads, head_dim), ("embed", "heads", "head_dim"))
         self.norm2 = norm()
         if config.gating == "none":
-            self.mlp_in = linear((ffn,), (dim,), ("mlp", "embed"))
+            self.mlp_in = linear((ffn,), (dim,), ("mlp_in", "embed_in"))
         else:
-            self.mlp_in = linear((2, ffn), (dim,), ("gate", "mlp", "embed"))
+            self.mlp_in = linear((2, ffn), (dim,), ("gate", "mlp_in", "embed_in"))
         self.mlp_out = linear((dim,), (ffn,), ("embed", "mlp"))
         scale = config.layer_scale
         self.scale1 = None if scale is None else LayerScale(rngs, dim, scale, stack, stack_axes, dtype)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,7 +41,7 @@ class Compiled:
     collectives: tuple[Collective, ...] = ()
     tensors: tuple[Tensor, ...] = ()
     text: str | None = ""
-    """The compiled program; None where this JAX cannot print it, and so knows nothing of its collectives."""
+    """The compiled program; None where neither JAX nor the compiler printed it: nothing is known of its collectives."""
 
 
 def compile_train(config: RunConfig, mesh: Mesh, length: int) -> Compiled:
@@ -94,8 +96,14 @@ def compile_decode(config: RunConfig, mesh: Mesh, rows: int) -> Compiled:
 
 def _compile(lower: Callable[[], Any]) -> Compiled:
     start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        return _compile_into(lower, Path(folder), start)
+
+
+def _compile_into(lower: Callable[[], Any], folder: Path, start: float) -> Compiled:
+    """Compiles, with the compiler's own prints of the program in `folder`."""
     try:
-        done = lower().compile()
+        done = lower().compile(compiler_options={"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True})
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise InputError(
@@ -104,7 +112,7 @@ def _compile(lower: Callable[[], Any]) -> Compiled:
         needed, limit = _refusal(str(error))
         memory = None if needed is None else Memory(0, needed)
         return Compiled(False, memory, limit, time.monotonic() - start)
-    seconds, text, found = time.monotonic() - start, _text(done), done.memory_analysis()
+    seconds, text, found = time.monotonic() - start, _text(done, folder), done.memory_analysis()
     arguments = found.argument_size_in_bytes
     rest = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return Compiled(
@@ -118,12 +126,14 @@ def _compile(lower: Callable[[], Any]) -> Compiled:
     )
 
 
-def _text(done: Any) -> str | None:
-    """The program, unless libtpu made one that jaxlib's XLA does not know how to read (seen for v6e)."""
+def _text(done: Any, folder: Path) -> str | None:
+    """The program: as JAX prints it, or where libtpu is newer than jaxlib's XLA and made what that cannot read (seen
+    for v5p and v6e), as the compiler itself did."""
     try:
         text: str = done.as_text()
     except jax.errors.JaxRuntimeError:
-        return None
+        printed = sorted(folder.glob("*.after_codegen.txt"), key=lambda path: path.stat().st_size)
+        return printed[-1].read_text(encoding="utf-8") if printed else None
     return text
 
 

@@ -152,17 +152,18 @@ def estimate_traffic(config: RunConfig, mesh: Mesh | AbstractMesh) -> tuple[floa
     """Bytes that a device sends in a step inside its slice and beyond it, where no compiler says so.
 
     Each micro-batch gathers the weights for the forward and again for the backward pass, and sums up the gradients of
-    those that learn.
+    those that learn; embedding tables are gathered once, and their gradients summed in float32.
     """
     wide = 2 if config.train.dtype == "bfloat16" else 4
     shapes = tree.shapes(abstract_model(config.model.architecture))
     frozen = Frozen(frozen_groups(config.optimizer))
-    # Embedding tables are looked up where they lie.
-    moved = {path: math.prod(shape) for path, shape in shapes.items() if "_emb." not in path}
-    learning = sum(size for path, size in moved.items() if path not in frozen)
+    inside, learning = 0.0, 0
+    for path, shape in shapes.items():
+        size, learns, table = math.prod(shape), path not in frozen, "_emb." in path
+        learning += size * learns
+        inside += size * ((wide + 4 * learns) if table else wide * (2 + learns))
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
-    share = (fsdp - 1) / fsdp / tensor
-    inside = wide * share * (2 * sum(moved.values()) + learning) * config.train.micro_batches
+    inside *= (fsdp - 1) / fsdp / tensor * config.train.micro_batches
     replica = mesh.shape["replica"]
     beyond = 2 * 4 * learning / (fsdp * tensor) * (replica - 1) / replica
     return inside, beyond

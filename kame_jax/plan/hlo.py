@@ -28,7 +28,7 @@ _CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _GROUPS = (
     (re.compile(r"replica_groups=\[\d+,(\d+)\]<="), lambda found: int(found[1])),
     (
-        re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}"),
+        re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}"),
         lambda found: _mesh_group(found[1], found[2]),
     ),
     (re.compile(r"replica_groups=\{\{([\d,]+)\}"), lambda found: found[1].count(",") + 1),
@@ -191,5 +191,7 @@ def _group(rest: str) -> int:
 
 
 def _mesh_group(sizes: str, axes: str) -> int:
+    """Devices of a group along `'axis_0', 'axis_1':(2)4` of a mesh; the second takes 4 of its axis's devices."""
     known = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", sizes)}
-    return math.prod(known[name] for name in re.findall(r"'([^']+)'", axes))
+    taken = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", axes)
+    return math.prod(int(part) if part else known[name] for name, part in taken)

@@ -80,6 +80,7 @@ class Plan:
             "predicted_mfu": self.mfu,
             "compile_seconds": compiled and compiled.seconds,
             "collectives": by_kind(compiled.collectives) if compiled else None,
+            "gathers": largest_gathers(compiled.collectives) if compiled else None,
             "biggest_tensors": [tensor._asdict() for tensor in compiled.tensors] if compiled else None,
         }
 
@@ -91,6 +92,16 @@ def by_kind(found: tuple[Collective, ...]) -> dict[str, dict[str, float]]:
         for name, value in (("times", one.times), ("bytes", one.size * one.times), ("sent", round(one.sent))):
             sums[one.kind][name] += value
     return dict(sums)
+
+
+def largest_gathers(found: tuple[Collective, ...], count: int = 4) -> list[dict[str, Any]]:
+    """The largest all-gathers: shape and bytes of what a device then holds, and how often in a step."""
+    times: dict[tuple[int, str], int] = defaultdict(int)
+    for one in found:
+        if one.kind == "all-gather":
+            times[one.size, one.shape] += one.times
+    largest = sorted(times.items(), reverse=True)[:count]
+    return [{"shape": shape, "bytes": size, "times": runs} for (size, shape), runs in largest]
 
 
 def row_length(config: RunConfig, frames: int | None = None) -> int:

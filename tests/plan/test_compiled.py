@@ -9,7 +9,7 @@ from kame_jax.plan.compiled import _compile
 
 def test_a_program_that_cannot_be_printed_still_has_its_memory():
     class Step:
-        def compile(self):
+        def compile(self, compiler_options):
             return self
 
         def as_text(self):

@@ -35,12 +35,13 @@ ENTRY %main (state: bf16[1,64,8]) -> bf16[1,64,8] {
   %state = bf16[1,64,8]{2,1,0} parameter(0)
   %loop = (s32[], bf16[1,64,8]{2,1,0}) while(%tuple), condition=%condition, body=%body
   %start = (bf16[125,8]{1,0}, bf16[1000,8]{1,0}) all-gather-start(%w), channel_id=3, EIGHT
-  %swap = f32[16]{0} all-to-all(%v), channel_id=4, replica_groups=[8,8]<=[64], dimensions={0}
+  %swap = f32[16]{0} all-to-all(%v), channel_id=4, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
   %alone = f32[99]{0} all-reduce(%v), channel_id=5, replica_groups={{0},{1}}, to_apply=%add
   ROOT %out = bf16[1,64,8]{2,1,0} get-tuple-element(%loop), index=1
 }
 """.replace("REPLICAS", "replica_groups=mesh['a'=2,'b'=32] {'a','b'}")
-TEXT = TEXT.replace("EIGHT", "replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}")
+EIGHT = "replica_groups=mesh['a'=4,'b'=16], device_ids=([8,8]T(1,0)) {'a':(2)2,'b':(4)4}, dimensions={0}"
+TEXT = TEXT.replace("EIGHT", EIGHT)
 TEXT = TEXT.replace("SOURCE", 'metadata={op_name="jit(step)/while/body/dot_general"}')
 
 

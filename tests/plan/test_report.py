@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from kame_jax.cli.main import main
 from kame_jax.config import load_run
 from kame_jax.errors import InputError
 from kame_jax.plan import make_plan, remedies
-from kame_jax.plan.estimate import abstract_mesh, estimate_memory
+from kame_jax.plan.estimate import abstract_mesh, estimate_memory, step_flops
 from kame_jax.plan.report import row_length
 from kame_jax.plan.target import has_compiler, parse_target
 from tests.train.small import run_config, with_settings
@@ -103,36 +104,57 @@ def test_people_get_a_page(capsys):
 tpu = pytest.mark.skipif(not has_compiler(), reason="pip install 'kame_jax[plan]' brings the TPU compiler")
 
 
+def check_gathers(shapes):
+    """Of all-gathers: a layer's weights at a time, a codebook's table or a page of one, and the heads."""
+    for shape in shapes:
+        dtype, _, rest = shape.partition("[")
+        sizes = [int(size) for size in rest.rstrip("]").split(",") if size]
+        if dtype not in ("bf16", "f32"):
+            continue
+        # The largest outside the layers is the text head.
+        assert math.prod(sizes) <= 32_000 * 4096, shape
+        assert sizes[0] != 32, f"all temporal layers at once: {shape}"
+        assert sizes[:2] != [6, 8], f"all depth layers at once: {shape}"
+        assert 32_001 not in sizes, f"a whole table of texts: {shape}"
+        assert not {7, 16} & set(sizes) or 2049 not in sizes, f"the tables of all codebooks: {shape}"
+
+
+TPU_PRESETS = [
+    (f"kame_7b_{name}{kind}", topology)
+    for name, topology in (
+        ("v5e_64", "v5e-64"),
+        ("v5e_256", "v5e-256"),
+        ("v5p_32", "v5p-32"),
+        ("v6e_64", "v6e-64"),
+    )
+    for kind in ("", "_lora")
+]
+
+
+@pytest.mark.parametrize(("preset", "topology"), TPU_PRESETS)
+def test_the_table_holds_a_compiled_plan_of_every_preset_as_it_is(preset, topology):
+    kept = json.loads((Path(__file__).parents[2] / "launch" / "plans.json").read_text())[preset][topology]
+    config = load_run(preset)
+    length = row_length(config)
+    assert kept["method"] == "compiled"
+    assert kept["fits"]
+    assert 0 < kept["peak_bytes"] < kept["limit_bytes"]
+    assert kept["frames"] == config.train.batch_size * length
+    assert kept["flops"] == step_flops(config, length)[0]
+    assert kept["mesh"] == dict(abstract_mesh(config, kept["devices"]).shape)
+    assert kept["gathers"]
+    check_gathers(one["shape"] for one in kept["gathers"])
+
+
 @tpu
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("preset", "topology"),
-    [
-        ("kame_7b_v5e_64", "v5e:8x8"),
-        ("kame_7b_v5e_64_lora", "v5e:8x8"),
-        ("kame_7b_v5e_256", "v5e:16x16"),
-        ("kame_7b_v5e_256_lora", "v5e:16x16"),
-        ("kame_7b_v5p_32", "v5p:2x2x4"),
-        ("kame_7b_v5p_32_lora", "v5p:2x2x4"),
-        ("kame_7b_v6e_64", "v6e:8x8"),
-        ("kame_7b_v6e_64_lora", "v6e:8x8"),
-    ],
-)
+@pytest.mark.parametrize(("preset", "topology"), TPU_PRESETS)
 def test_a_preset_fits_its_pod_and_gathers_no_stack_of_weights(preset, topology):
     config = load_run(preset)
     plan = make_plan(config, parse_target(topology), row_length(config))
     assert plan.fits
     assert plan.memory.peak < plan.limit
-    for one in plan.compiled.collectives:
-        sizes = [int(size) for size in one.shape.partition("[")[2].rstrip("]").split(",") if size]
-        if one.kind != "all-gather" or not one.shape.startswith(("bf16", "f32")):
-            continue
-        # A layer's weights at a time; the largest of those outside the layers is the text head.
-        assert math.prod(sizes) <= 32_000 * 4096, one
-        assert sizes[0] != 32, f"all temporal layers at once: {one}"
-        assert sizes[:2] != [6, 8], f"all depth layers at once: {one}"
-        assert 32_001 not in sizes, f"an embedding table is gathered: {one}"
-        assert 2049 not in sizes, f"an embedding table is gathered: {one}"
+    check_gathers(one.shape for one in plan.compiled.collectives if one.kind == "all-gather")
 
 
 @tpu

@@ -15,6 +15,7 @@ import optax
 
 from kame_jax.config import LossConfig
 from kame_jax.interop import tree
+from kame_jax.model import layers
 from kame_jax.plan.hlo import collectives
 from kame_jax.sharding import make_mesh
 from kame_jax.train.state import abstract_model, dotted, init_params, init_state, state_shardings
@@ -31,8 +32,13 @@ DEEP = dataclasses.replace(
 """The small model with so many layers that no stack of one weight has the size of another thing here."""
 
 
+PAGE_ROWS = 9
+"""Of the tables' 17 and 25 rows: pages of 9 cut neither evenly."""
+
+
 def weight_traffic(text, tensor):
-    """Collectives of the size of a layer's weight: those of all layers at once, and the kinds of those in the loops.
+    """Collectives of the size of a weight: those of all layers or of a table at once, the kinds of those in the loops
+    over layers, and whether pages of tables are gathered.
 
     Args:
         text: of the compiled step.
@@ -43,14 +49,17 @@ def weight_traffic(text, tensor):
         math.prod(shape[1:]) for path, shape in shapes.items() if ".layers." in path and "norm" not in path
     }
     one |= {size // tensor for size in one}
-    stacks, looped = [], set()
+    tables = {math.prod(shape[-2:]) for path, shape in shapes.items() if path.endswith("_emb.weight")}
+    stacks, looped, pages = [], set(), False
     for found in collectives(text):
         size = math.prod(int(n) for n in found.shape.partition("[")[2].rstrip("]").split(",") if n)
-        if size in {LAYERS * n for n in one}:
+        gathers = found.kind == "all-gather"
+        pages |= gathers and size == PAGE_ROWS * MODEL.temporal.dim
+        if size in {LAYERS * n for n in one} or (gathers and size in tables):
             stacks.append(f"{found.kind} {found.shape}")
         elif size in one and found.times % LAYERS == 0:
             looped.add(found.kind)
-    return stacks, sorted(looped)
+    return stacks, sorted(looped), pages
 
 
 def gradients(sizes, micro_batches, params):
@@ -75,6 +84,7 @@ def gradients(sizes, micro_batches, params):
 def main(names):
     """Print one JSON object."""
     assert len(jax.devices()) == 8
+    layers.PAGE = PAGE_ROWS
     params = jax.device_get(init_params(DEEP, 3, make_mesh(devices=jax.devices()[:1])))
     expected, out, _, _ = gradients((1, 1, 1), 1, params)
     report = {}
@@ -93,6 +103,7 @@ def main(names):
             "spread": spread,
             "stacks": traffic[0],
             "looped": traffic[1],
+            "pages": traffic[2],
         }
     print(json.dumps(report))
 

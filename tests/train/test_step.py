@@ -104,13 +104,15 @@ def compare(*names):
 
 
 def test_loss_and_gradients_on_eight_devices_equal_one_with_the_state_cut_over_them():
-    """And no weight is gathered but by layer, in the loop over layers, where its gradient is summed up as well.
+    """And no weight is gathered but by layer, in the loop over layers, where its gradient is summed up as well, and no
+    table but by page.
 
     The compiler of CPUs sums up whole gradients; that of TPUs gives each device its part (`tests/plan`).
     """
     found = compare("mixed")["mixed"]
     assert found["spread"] > 5
     assert (found["stacks"], found["looped"]) == ([], ["all-gather", "all-reduce"])
+    assert found["pages"]
 
 
 @pytest.mark.slow
@@ -120,6 +122,7 @@ def test_weights_cut_along_one_axis_give_the_same_gradient():
     assert [found["stacks"] for found in report.values()] == [[], []]
     assert "all-gather" in report["fsdp"]["looped"]
     assert "all-gather" not in report["tensor"]["looped"]
+    assert [found["pages"] for found in report.values()] == [True, False]
 
 
 @pytest.mark.slow
