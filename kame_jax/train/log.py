@@ -103,6 +103,10 @@ class RunLog:
         shown = (f"{name} {values[name]:.3f}" for name in names if name in values)
         self.watch.say(f"step {step}: evaluation: " + ", ".join(shown))
 
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the run's file holds an evaluation of this step."""
+        return any(line["step"] == step and "eval/loss/total" in line for line in self.lines())
+
     def lines(self) -> list[Line]:
         """All that the run's file holds."""
         return read_metrics(self.path) if self.path.is_file() else []

@@ -6,6 +6,7 @@ tokenised dialogues. Run again on the same folder it continues, bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,7 +96,13 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         packed=packed,
     )
 
-    program, watchdog = make_program(config, mesh), Watchdog(train.hang_minutes)
+    program, watchdog, signals = make_program(config, mesh), Watchdog(train.hang_minutes), Signals()
+
+    def evaluated(done: int, total: int) -> None:
+        watchdog.alive()
+        if signals.must_stop():
+            raise _Stopped
+
     evaluate = held_out and make_evaluation(
         program.model,
         held_out,
@@ -105,7 +112,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         batch_size=train.batch_size,
         use_oracle=config.oracle.use,
         chunks=train.loss_chunks,
-        progress=lambda done, total: watchdog.alive(),
+        progress=evaluated,
     )
 
     checkpoints = Checkpoints(
@@ -117,7 +124,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         keep_best=train.keep_best,
         say=watch.say,
     )
-    with checkpoints, Signals() as signals, watchdog, ends_with_others():
+    with checkpoints, signals, watchdog, ends_with_others():
         state, start = _first_state(config, program, checkpoints, mesh, watch)
         parameters = count(state.params)
         watch.say(f"{parameters:,} parameters, {len(samples)} samples, {_described(mesh)}")
@@ -125,7 +132,20 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
             _write_config(config, folder, watch)
         log = RunLog(config, program, mesh, length, folder, start, watch)
         saved = time.monotonic()
+
+        def evaluation(step: int) -> float | None:
+            """What the best checkpoints are kept by; None if the run was stopped before the evaluation was done."""
+            if not evaluate or not (step == steps or _divides(train.eval_every, step)) or signals.must_stop():
+                return None
+            log.flush()
+            watchdog.be_patient()
+            with log.meter.paused(), contextlib.suppress(_Stopped):
+                return _evaluate(evaluate, state, program, train.best_metric, log, step)
+            return None
+
         with log, Profile(folder / "profile", train.profile) as profile:
+            if start and agreed(is_first() and not log.has_evaluation(start)):
+                evaluation(start)
             for number, batch in enumerate(read_ahead(batches, start, steps), start + 1):
                 profile.step(number)
                 on_devices = put_batch(batch, mesh, train.batch_size)
@@ -133,15 +153,10 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
                     state, out = program.step(state, on_devices)
                 log.started(number, out, frames=int(batch["frames"].sum()) * train.batch_size // len(rows))
                 watchdog.alive()
-                stop = signals.stop_after(number) or number == steps
                 due = _is_due(saved, train.checkpoint_minutes, number)
-                figure = None
-                if evaluate and (number == steps or _divides(train.eval_every, number)):
-                    # Before saving, so that a run that continues from here has this evaluation in its metrics.
-                    log.flush()
-                    watchdog.be_patient()
-                    with log.meter.paused():
-                        figure = _evaluate(evaluate, state, program, train.best_metric, log, number)
+                # Before saving, so that a run that continues from here has this evaluation in its metrics.
+                figure = evaluation(number)
+                stop = signals.must_stop() or number == steps
                 if stop or due or _divides(train.checkpoint_every, number):
                     log.flush()
                     watchdog.be_patient()
@@ -160,6 +175,10 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
             save_weights(folder / "ema", average, config.model.architecture, checkpoints.provenance)
     signals.raise_caught()
     return _result(config, log, start, reached, parameters, len(samples))
+
+
+class _Stopped(Exception):
+    """The run must end before its evaluation has."""
 
 
 def _first_state(

@@ -18,12 +18,14 @@ class Signals:
 
     Python lets only the main thread do so; elsewhere nothing is caught. In a run of several processes SIGTERM belongs
     to JAX's coordination service, which has caught it since the processes joined: it tells all of them, and names a
-    step that none has reached yet. A SIGINT is passed on to it.
+    moment that none has reached yet, counted in questions. A SIGINT is passed on to it.
     """
 
     def __init__(self) -> None:
         self.caught: int | None = None
         """The signal that came, or None."""
+        self._agreed = False
+        self._asked = 0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Signals:
@@ -38,17 +40,17 @@ class Signals:
     ) -> None:
         self._release()
 
-    def stop_after(self, step: int) -> bool:
-        """Whether the run must end after this step. Every process asks at every step; all get the same answer.
+    def must_stop(self) -> bool:
+        """Whether the run must save and end now. All processes ask equally often; all get the same answer.
 
         Nothing waits for a device, nor for another process unless a signal has come.
         """
         if jax.process_count() == 1:
             return self.caught is not None
-        if not multihost_utils.reached_preemption_sync_point(step):
-            return False
-        self.caught = self.caught or signal.SIGTERM
-        return True
+        self._asked += 1
+        if not self._agreed and multihost_utils.reached_preemption_sync_point(self._asked):
+            self._agreed, self.caught = True, self.caught or signal.SIGTERM
+        return self._agreed
 
     def raise_caught(self) -> None:
         """Does nothing, or ends the run.

@@ -88,6 +88,19 @@ def test_the_loss_falls_and_the_rates_are_those_of_the_groups(straight):
     assert lines[5]["loss/total"] < lines[0]["loss/total"] - 0.3
 
 
+def test_a_run_stopped_in_its_evaluation_saves_at_once_and_evaluates_when_it_goes_on(
+    straight, data, tmp_path
+):
+    config = with_settings(run_config(tmp_path, data), data__eval_path=str(data))
+    with pytest.raises(SystemExit) as stop:
+        run(config, progress=SignalAt(6, signal.SIGTERM))
+    assert stop.value.code == 75
+    assert (tmp_path / "checkpoints" / "6").is_dir()
+    assert not any("eval/loss/total" in line for line in metrics(tmp_path))
+    assert run(config, progress=Silent())["resumed_from"] == 6
+    assert metrics(tmp_path) == metrics(straight[0])
+
+
 def test_a_run_stopped_by_sigterm_continues_bit_for_bit(straight, interrupted):
     folder, code, result = interrupted
     assert code == 75
