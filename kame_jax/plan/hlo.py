@@ -23,8 +23,8 @@ _CALLS = re.compile(
     r"(?:calls|to_apply|called_computations|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?"
 )
 _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_COMMENT = re.compile(r"/\*.*?\*/")
 _TRIPS = re.compile(r'known_trip_count[^}]*?"?n"?:\s*"?(\d+)')
-_CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _GROUPS = (
     (re.compile(r"replica_groups=\[\d+,(\d+)\]<="), lambda found: int(found[1])),
     (
@@ -66,6 +66,7 @@ class Collective(NamedTuple):
 
 
 class _Line(NamedTuple):
+    name: str
     type: str
     op: str
     rest: str
@@ -133,7 +134,7 @@ def _computations(text: str) -> dict[str, list[_Line]]:
         if header := _HEADER.match(raw):
             current = programs.setdefault("" if header["entry"] else header["name"], [])
         elif line := _INSTRUCTION.match(raw):
-            current.append(_Line(line["type"], line["op"], line["rest"]))
+            current.append(_Line(line["name"], line["type"], line["op"], line["rest"]))
     return programs
 
 
@@ -154,22 +155,52 @@ def _times(programs: Mapping[str, list[_Line]]) -> dict[str, int]:
 def _called(programs: Mapping[str, list[_Line]], name: str) -> Iterator[tuple[str, int]]:
     for line in programs[name]:
         if loop := _LOOP.search(line.rest):
-            yield loop[2], _trips(programs, line.rest, loop[1])
+            yield loop[2], _trips(programs, line.rest, loop[1], loop[2])
         for found in _CALLS.finditer(line.rest):
             for called in found[1].split(","):
                 yield called.strip().lstrip("%"), 1
 
 
-def _trips(programs: Mapping[str, list[_Line]], rest: str, condition: str) -> int:
-    """Iterations of a loop: as XLA says, or the bound that its condition compares with."""
+def _trips(programs: Mapping[str, list[_Line]], rest: str, condition: str, body: str) -> int:
+    """Iterations of a loop: as XLA says, or the bound that its condition compares with, over what its body adds.
+
+    Products that gather or scatter as they go ("windowed") are loops that do two steps of the counter at a time.
+    """
     if known := _TRIPS.search(rest):
         return int(known[1])
-    bounds = [
-        int(line.rest.split(")")[0])
-        for line in programs.get(condition, [])
-        if line.op == "constant" and line.type.startswith("s32[]")
-    ]
-    return max(bounds, default=1)
+    lines = programs.get(condition, [])
+    bound = max(_counts(lines).values(), default=1)
+    counters = [line.rest for line in lines if line.op == "get-tuple-element" and _is_count(line)]
+    place = re.search(r"index=(\d+)", counters[0]) if counters else None
+    return -(-bound // _increment(programs.get(body, []), int(place[1]))) if place else bound
+
+
+def _increment(body: list[_Line], place: int) -> int:
+    """What a loop's body adds to its counter, entry `place` of its state."""
+    results = [line for line in body if line.op == "tuple"]
+    if not results:
+        return 1
+    counter, constants = _operands(results[-1])[place], _counts(body)
+    for line in body:
+        if line.name == counter and line.op == "add":
+            added = [constants.get(name, 0) for name in _operands(line)]
+            return max(added) or 1
+    return 1
+
+
+def _operands(line: _Line) -> list[str]:
+    return [name.strip().lstrip("%") for name in _COMMENT.sub("", line.rest).split(")")[0].split(",")]
+
+
+def _counts(lines: list[_Line]) -> dict[str, int]:
+    """The constants among whole numbers, by name."""
+    return {
+        line.name: int(line.rest.split(")")[0]) for line in lines if line.op == "constant" and _is_count(line)
+    }
+
+
+def _is_count(line: _Line) -> bool:
+    return line.type.startswith(("s32[]", "u32[]"))
 
 
 def _largest(kind: str) -> tuple[str, int]:

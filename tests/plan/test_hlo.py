@@ -59,6 +59,37 @@ def test_collectives_are_counted_as_often_as_their_loop_runs():
     assert found["all-gather", "bf16[1000,8]"].times == 1
 
 
+# A product that gathers as it goes: two steps of the counter in one turn of the loop.
+WINDOWED = """\
+%turn (t: (bf16[8,4], u32[])) -> (bf16[8,4], u32[]) {
+  %t = (bf16[8,4]{1,0}, u32[]{:T(128)}) parameter(0)
+  %two = u32[]{:T(128)} constant(2)
+  %three = u32[]{:T(128)} constant(3)
+  %counter = u32[]{:T(128)} get-tuple-element(%t), index=1
+  %once = (bf16[8,4]{1,0}, bf16[8,4]{1,0}) collective-permute-start(%a), channel_id=6, source_target_pairs={{0,1},{1,0}}
+  %other = u32[]{:T(128)} add(%counter, %three)
+  %next = u32[]{:T(128)} add(%counter, %two)
+  ROOT %r = (bf16[8,4]{1,0}, u32[]{:T(128)}) tuple(%done, /*index=1*/%next)
+}
+
+%goes_on (t.1: (bf16[8,4], u32[])) -> pred[] {
+  %bound = u32[]{:T(128)} constant(8)
+  %t.1 = (bf16[8,4]{1,0}, u32[]{:T(128)}) parameter(0)
+  %count = u32[]{:T(128)} get-tuple-element(%t.1), index=1
+  ROOT %lt = pred[]{:T(512)} compare(%count, %bound), direction=LT
+}
+
+ENTRY %main (state: bf16[8,4]) -> bf16[8,4] {
+  %loop = (bf16[8,4]{1,0}, u32[]) while(%tuple), condition=%goes_on, body=%turn
+}
+"""
+
+
+def test_a_loop_that_counts_by_two_runs_half_as_often():
+    (found,) = collectives(WINDOWED)
+    assert (found.kind, found.times, found.sent) == ("collective-permute", 4, 4 * 64)
+
+
 def test_bytes_are_those_that_a_device_sends():
     found = {c.shape: c.sent for c in collectives(TEXT)}
     assert found["bf16[1,64,512]"] == 32 * 65536 * 63 / 64
