@@ -195,13 +195,13 @@ def test_on_the_same_mesh_the_number_of_processes_changes_nothing_at_all(config,
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(config, tmp_path, watched, number):
-    """However rarely they log. Their clocks make the checkpoints, and are compared every few steps."""
+    """However rarely they log, also in an evaluation. Their clocks make the checkpoints, compared every few steps."""
     settings = (
         "train.steps=100000",
         "train.log_every=100000",
         "train.checkpoint_every=0",
         "train.checkpoint_minutes=0.01",
-        "train.eval_every=0",
+        "train.eval_every=1",
     )
     processes = pair(config, tmp_path, *settings)
     watched += processes
@@ -214,6 +214,8 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(config,
     assert not any(step % CLOCK_EVERY for step in before)
     later = [ended(one) for one in pair(config, tmp_path, f"train.steps={reached + 1}")]
     assert [one["resumed_from"] for one in later] == [reached, reached]
+    evaluated = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "eval/loss/total" in line]
+    assert evaluated == list(range(1, reached + 2))
 
 
 @pytest.mark.slow
