@@ -15,6 +15,7 @@ from matplotlib.patheffects import withStroke
 from sentencepiece import SentencePieceProcessor
 
 from kame_jax.config import MimiConfig, ModelConfig
+from kame_jax.files import write_whole
 
 INK, MUTED = "#1f2430", "#9aa3b2"
 USER, ORACLE, TEXT, OWN = "#3b6ea8", "#b5651d", "#2d7d5a", "#7a4fa3"
@@ -133,7 +134,7 @@ def record(
     axes[0].set_title(title, loc="left", fontsize=11, color=INK)
     axes[4].set_xlabel("seconds", color=INK)
     axes[4].set_xlim(0, seconds)
-    figure.savefig(path, dpi=130, format="png")
+    write_whole(path, lambda file: figure.savefig(file, dpi=130, format="png"))
     return Path(path)
 
 
@@ -174,7 +175,7 @@ def four_streams(
     axes[0].set_title(title, loc="left", fontsize=11, color=INK)
     axes[3].set_xlabel("seconds", color=INK)
     axes[3].set_xlim(0, seconds)
-    figure.savefig(path, dpi=130)
+    write_whole(path, lambda file: figure.savefig(file, dpi=130, format="png"))
     return Path(path)
 
 

@@ -127,13 +127,14 @@ def _compile_into(lower: Callable[[], Any], folder: Path, start: float) -> Compi
 
 
 def _text(done: Any, folder: Path) -> str | None:
-    """The program: as JAX prints it, or where libtpu is newer than jaxlib's XLA and made what that cannot read (seen
-    for v5p and v6e), as the compiler itself did."""
+    """The program as the compiler printed it: jaxlib's XLA cannot read all that a newer libtpu makes (v5p, v6e)."""
+    printed = sorted(folder.glob("*.after_codegen.txt"), key=lambda path: path.stat().st_size)
+    if printed:
+        return printed[-1].read_text(encoding="utf-8")
     try:
         text: str = done.as_text()
     except jax.errors.JaxRuntimeError:
-        printed = sorted(folder.glob("*.after_codegen.txt"), key=lambda path: path.stat().st_size)
-        return printed[-1].read_text(encoding="utf-8") if printed else None
+        return None
     return text
 
 

@@ -17,6 +17,7 @@ from sentencepiece import SentencePieceProcessor
 
 from kame_jax.config import MimiConfig, ModelConfig
 from kame_jax.decode.session import Frame
+from kame_jax.files import write_whole
 from kame_jax.picture import INK, MUTED, ORACLE, OWN, TEXT, USER, Mark, bare, waveform
 
 WIDTH, FONT = 11.0, 8
@@ -138,7 +139,7 @@ def talk(
     _latency(axes, events, said)
     axes[4].set_xlim(0, seconds)
     axes[4].set_xlabel(f"seconds\n{figures(report)}", color=INK, fontsize=FONT + 1)
-    figure.savefig(path, dpi=110, format="png")
+    write_whole(path, lambda file: figure.savefig(file, dpi=110, format="png"))
     return Path(path)
 
 

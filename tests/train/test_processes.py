@@ -214,7 +214,9 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(config,
     assert not any(step % CLOCK_EVERY for step in before)
     later = [ended(one) for one in pair(config, tmp_path, f"train.steps={reached + 1}")]
     assert [one["resumed_from"] for one in later] == [reached, reached]
-    evaluated = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "eval/loss/total" in line]
+    evaluated = [
+        line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "eval/loss/total" in line
+    ]
     assert evaluated == list(range(1, reached + 2))
 
 
