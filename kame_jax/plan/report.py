@@ -181,9 +181,21 @@ def make_decode_plan(config: RunConfig, target: Target, rows: int) -> Plan:
 
 
 def _sent(done: Compiled, target: Target) -> tuple[float, float]:
-    """Bytes that a device sends in a step: inside its slice, and over the network."""
-    beyond = sum(c.sent for c in done.collectives if target.slices > 1 and c.group == target.slices)
-    return sum(c.sent for c in done.collectives) - beyond, beyond
+    """Bytes that a device sends in a step: inside its slice, and over the network.
+
+    What goes over several whole slices is done inside each of them first; then each device's part goes between them.
+    """
+    inside = beyond = 0.0
+    for one in done.collectives:
+        if target.slices > 1 and one.group == target.slices:
+            beyond += one.sent
+        elif one.group > target.devices // target.slices:
+            members = one.group // target.slices
+            inside += one._replace(group=members).sent
+            beyond += one._replace(size=one.size // members, group=target.slices).sent
+        else:
+            inside += one.sent
+    return inside, beyond
 
 
 def _estimated_mesh(config: RunConfig, target: Target) -> Any:

@@ -10,8 +10,10 @@ from kame_jax.cli.main import main
 from kame_jax.config import load_run
 from kame_jax.errors import InputError
 from kame_jax.plan import make_plan, remedies
+from kame_jax.plan.compiled import Compiled
 from kame_jax.plan.estimate import abstract_mesh, estimate_memory, step_flops
-from kame_jax.plan.report import row_length
+from kame_jax.plan.hlo import Collective
+from kame_jax.plan.report import _sent, row_length
 from kame_jax.plan.target import has_compiler, parse_target
 from tests.train.small import run_config, with_settings
 
@@ -92,6 +94,15 @@ def test_a_row_is_as_long_as_train_makes_it():
 def test_a_plan_that_cannot_be_says_why(arguments, message, capsys):
     assert main(["plan", "kame_7b", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_sum_over_two_slices_sends_each_device_s_part_over_the_network():
+    target = parse_target("v5e-64", slices=2)
+    whole = Collective("all-reduce", "bf16[64]", 128, 128, 3, "")
+    pair = Collective("all-reduce", "f32[8]", 32, 2, 1, "")
+    layer = Collective("all-gather", "bf16[64]", 128, 64, 5, "")
+    done = Compiled(True, None, None, 0.0, (whole, pair, layer))
+    assert _sent(done, target) == (3 * 2 * 126 + 5 * 126, 3 * 2 + 32)
 
 
 def test_people_get_a_page(capsys):
