@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
+BETWEEN_SLICES = "between-slices"
+"""What TPU slices hand each other over the data-centre network: XLA prints a `send` to its runtime on the host."""
+
 MADE_ELSEWHERE = ("parameter", "get-tuple-element", "tuple", "bitcast", "while")
 
 _HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{\s*$")
@@ -61,6 +64,7 @@ class Collective(NamedTuple):
             "reduce-scatter": self.size * (self.group - 1),
             "all-to-all": self.size * share,
             "collective-permute": self.size,
+            BETWEEN_SLICES: self.size,
         }[self.kind]
         return once * self.times
 
@@ -85,18 +89,22 @@ def collectives(text: str) -> list[Collective]:
     found: dict[object, Collective] = {}
     for name, lines in programs.items():
         for number, line in enumerate(lines):
-            kind = line.op.removesuffix("-start")
-            if kind not in KINDS or not times.get(name):
+            kind, group = line.op.removesuffix("-start"), _group(line.rest)
+            if kind == "send" and "megascale" in line.rest:
+                kind, group = BETWEEN_SLICES, 2
+            elif kind not in KINDS:
+                continue
+            if not times.get(name):
                 continue
             shape, size = _largest(line.type)
             # TPUs fuse a sum and its cut: what is printed as an all-reduce then gives each device its part alone.
             if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"
-                size //= _group(line.rest)
+                size //= group
             channel = re.search(r"channel_id=(\d+)", line.rest)
             key = channel[1] if channel else (name, number)
             source = re.search(r'op_name="([^"]*)"', line.rest)
-            one = Collective(kind, shape, size, _group(line.rest), times[name], source[1] if source else "")
+            one = Collective(kind, shape, size, group, times[name], source[1] if source else "")
             if key not in found or (found[key].times, found[key].source) < (one.times, one.source):
                 found[key] = one
     return sorted((c for c in found.values() if c.group > 1), key=lambda c: -c.sent)

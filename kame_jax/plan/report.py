@@ -20,7 +20,7 @@ from kame_jax.plan.estimate import (
     step_flops,
     step_times,
 )
-from kame_jax.plan.hlo import Collective
+from kame_jax.plan.hlo import BETWEEN_SLICES, Collective
 from kame_jax.plan.target import Target, tpu_devices
 from kame_jax.sharding import make_mesh
 from kame_jax.train.flops import active_parameters
@@ -144,7 +144,7 @@ def make_plan(config: RunConfig, target: Target, length: int) -> Plan:
         )
     mesh = run_mesh(config, tpu_devices(target))
     done = compile_train(config, mesh, length)
-    sent = estimate_traffic(config, mesh) if done.text is None else _sent(done, target)
+    sent = estimate_traffic(config, mesh) if done.text is None else _sent(done)
     times = step_times(config, target, mesh, length, sent) if done.fits else None
     limit = done.limit or target.chip.memory
     return Plan(
@@ -170,7 +170,7 @@ def make_decode_plan(config: RunConfig, target: Target, rows: int) -> Plan:
     times: Times | None = None
     flops = 2.0 * rows * active_parameters(config.model.architecture)
     if done.fits and done.memory:
-        chip, (inside, beyond) = target.chip, _sent(done, target)
+        chip, (inside, beyond) = target.chip, _sent(done)
         times = Times(
             flops / target.devices / chip.flops,
             done.memory.arguments / chip.bandwidth,
@@ -180,22 +180,10 @@ def make_decode_plan(config: RunConfig, target: Target, rows: int) -> Plan:
     return Plan(target, dict(mesh.shape), rows, done.fits, "compiled", done.memory, limit, flops, times, done)
 
 
-def _sent(done: Compiled, target: Target) -> tuple[float, float]:
-    """Bytes that a device sends in a step: inside its slice, and over the network.
-
-    What goes over several whole slices is done inside each of them first; then each device's part goes between them.
-    """
-    inside = beyond = 0.0
-    for one in done.collectives:
-        if target.slices > 1 and one.group == target.slices:
-            beyond += one.sent
-        elif one.group > target.devices // target.slices:
-            members = one.group // target.slices
-            inside += one._replace(group=members).sent
-            beyond += one._replace(size=one.size // members, group=target.slices).sent
-        else:
-            inside += one.sent
-    return inside, beyond
+def _sent(done: Compiled) -> tuple[float, float]:
+    """Bytes that a device sends in a step: inside its slice, and over the network."""
+    beyond = sum(one.sent for one in done.collectives if one.kind == BETWEEN_SLICES)
+    return sum(one.sent for one in done.collectives) - beyond, beyond
 
 
 def _estimated_mesh(config: RunConfig, target: Target) -> Any:

@@ -12,7 +12,7 @@ from kame_jax.errors import InputError
 from kame_jax.plan import make_plan, remedies
 from kame_jax.plan.compiled import Compiled
 from kame_jax.plan.estimate import abstract_mesh, estimate_memory, step_flops
-from kame_jax.plan.hlo import Collective
+from kame_jax.plan.hlo import collectives
 from kame_jax.plan.report import _sent, row_length
 from kame_jax.plan.target import has_compiler, parse_target
 from tests.train.small import run_config, with_settings
@@ -96,13 +96,17 @@ def test_a_plan_that_cannot_be_says_why(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_sum_over_two_slices_sends_each_device_s_part_over_the_network():
-    target = parse_target("v5e-64", slices=2)
-    whole = Collective("all-reduce", "bf16[64]", 128, 128, 3, "")
-    pair = Collective("all-reduce", "f32[8]", 32, 2, 1, "")
-    layer = Collective("all-gather", "bf16[64]", 128, 64, 5, "")
-    done = Compiled(True, None, None, 0.0, (whole, pair, layer))
-    assert _sent(done, target) == (3 * 2 * 126 + 5 * 126, 3 * 2 + 32)
+def test_what_slices_hand_each_other_goes_over_the_network():
+    """As the TPU's compiler prints it: a sum inside a slice, then a transfer between hosts."""
+    text = """\
+ENTRY %main (x: f32[8,4]) -> f32[8,4] {
+  %sum = f32[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  %part = (f32[2,4]{1,0}, u32[], token[]) send(%y, %after), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  %other = (f32[9,4]{1,0}, u32[], token[]) send(%z, %after), channel_id=3, is_host_transfer=true
+}
+"""
+    assert _sent(Compiled(True, None, None, 0.0, tuple(collectives(text)))) == (2 * 128 * 3 / 4, 32)
 
 
 def test_people_get_a_page(capsys):
