@@ -97,22 +97,18 @@ def compile_decode(config: RunConfig, mesh: Mesh, rows: int) -> Compiled:
 def _compile(lower: Callable[[], Any]) -> Compiled:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        return _compile_into(lower, Path(folder), start)
-
-
-def _compile_into(lower: Callable[[], Any], folder: Path, start: float) -> Compiled:
-    """Compiles, with the compiler's own prints of the program in `folder`."""
-    try:
-        done = lower().compile(compiler_options={"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True})
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise InputError(
-                f"the compiler refuses the step: {' '.join(str(error).split())[:400]}"
-            ) from error
-        needed, limit = _refusal(str(error))
-        memory = None if needed is None else Memory(0, needed)
-        return Compiled(False, memory, limit, time.monotonic() - start)
-    seconds, text, found = time.monotonic() - start, _text(done, folder), done.memory_analysis()
+        try:
+            done = lower().compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise InputError(
+                    f"the compiler refuses the step: {' '.join(str(error).split())[:400]}"
+                ) from error
+            needed, limit = _refusal(str(error))
+            memory = None if needed is None else Memory(0, needed)
+            return Compiled(False, memory, limit, time.monotonic() - start)
+        seconds, text = time.monotonic() - start, _text(done, Path(folder))
+    found = done.memory_analysis()
     arguments = found.argument_size_in_bytes
     rest = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return Compiled(

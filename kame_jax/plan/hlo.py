@@ -89,13 +89,14 @@ def collectives(text: str) -> list[Collective]:
     found: dict[object, Collective] = {}
     for name, lines in programs.items():
         for number, line in enumerate(lines):
-            kind, group = line.op.removesuffix("-start"), _group(line.rest)
+            kind = line.op.removesuffix("-start")
             if kind == "send" and "megascale" in line.rest:
-                kind, group = BETWEEN_SLICES, 2
+                kind = BETWEEN_SLICES
             elif kind not in KINDS:
                 continue
             if not times.get(name):
                 continue
+            group = 2 if kind == BETWEEN_SLICES else _group(line.rest)
             shape, size = _largest(line.type)
             # TPUs fuse a sum and its cut: what is printed as an all-reduce then gives each device its part alone.
             if kind == "all-reduce" and name.startswith("all-reduce-scatter"):

@@ -57,6 +57,8 @@ class RunLog:
         self._frame_rate = config.codec.frame_rate
         self._peak = _peak_frames(config, program, mesh, length)
         self._file = MetricsFile(self.path, start) if is_first() else None
+        self.evaluated = self._file is None or self._file.evaluated
+        """Whether the step that the run continues from was evaluated; the first process knows."""
         self._trackers: list[Tracker] = []
         if is_first():
             self._trackers = make_trackers(config.train.trackers, folder, to_dict(config), start)
@@ -102,10 +104,6 @@ class RunLog:
         names = ("loss/total", "loss/text_non_pad", "accuracy/text_non_pad", "gap/loss/text_non_pad")
         shown = (f"{name} {values[name]:.3f}" for name in names if name in values)
         self.watch.say(f"step {step}: evaluation: " + ", ".join(shown))
-
-    def has_evaluation(self, step: int) -> bool:
-        """Whether the run's file holds an evaluation of this step."""
-        return any(line["step"] == step and "eval/loss/total" in line for line in self.lines())
 
     def lines(self) -> list[Line]:
         """All that the run's file holds."""

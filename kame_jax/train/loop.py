@@ -144,7 +144,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
             return None
 
         with log, Profile(folder / "profile", train.profile) as profile:
-            if start and agreed(is_first() and not log.has_evaluation(start)):
+            if start and agreed(not log.evaluated):
                 evaluation(start)
             for number, batch in enumerate(read_ahead(batches, start, steps), start + 1):
                 profile.step(number)

@@ -99,6 +99,8 @@ class MetricsFile:
         kept = [line for line in read_metrics(path) if line["step"] <= start] if path.is_file() else []
         self.seconds = max((line.get("seconds", 0.0) for line in kept), default=0.0)
         """Training time of the lines kept."""
+        self.evaluated = any(line["step"] == start and "eval/loss/total" in line for line in kept)
+        """Whether they hold an evaluation of the step that the run continues from."""
         write_text(path, "".join(_dumped(line) for line in kept))
 
     def write(self, line: Mapping[str, Any]) -> None:
