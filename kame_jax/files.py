@@ -1,35 +1,125 @@
-"""Files that appear complete or not at all: written under another name beside their place, then renamed.
+"""Files that are read only if they are regular ones, and files that appear complete or not at all.
 
-Folders that appear so are `interop.native`'s.
+A FIFO, a socket or a device in place of a file is refused with one line: opening it may wait for ever, and renaming onto
+it would replace its node. A pipe that the shell has opened (`/dev/stdin`, `<(...)`) may be read, up to a limit.
+Folders that appear whole are `interop.native`'s.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from kame_jax.errors import InputError, WorkError
 
-NOT_THE_USERS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
+NOT_THE_USERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
 """What may happen to a file wherever it was asked for: no room, a broken disk, too many open files."""
+
+TEXT_LIMIT = 1 << 28
+"""Bytes of the largest text that is read whole (256 MiB)."""
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def regular_file(path: str | os.PathLike[str], expected: str) -> Path:
+    """`path`, once it is known to be a regular file; links are followed.
+
+    Args:
+        path: where the file should be.
+        expected: what it should be ("a sound file"), for the message.
+
+    Raises:
+        InputError: there is nothing, or something else: a folder, a FIFO, a socket, a device.
+    """
+    kind = _kind(path, expected)
+    if kind is None:
+        raise InputError(f"{path}: no such file, expected {expected}")
+    if kind != stat.S_IFREG:
+        raise InputError(f"{path}: is {_KINDS.get(kind, 'not a regular file')}, expected {expected}")
+    return Path(path)
+
+
+def read_bytes(path: str | os.PathLike[str], expected: str, limit: int = TEXT_LIMIT) -> bytes:
+    """All bytes of a regular file, or of a pipe that this process was started with.
+
+    Args:
+        path: a file; or `-`, `/dev/stdin` or `/dev/fd/N`, which the shell makes of `<(...)`.
+        expected: what it should be, for the message.
+        limit: bytes; more are refused.
+
+    Raises:
+        InputError: it cannot be read, is not a regular file, or holds more than `limit` bytes.
+    """
+    pipe = _open_pipe(path)
+    try:
+        with open(regular_file(path, expected) if pipe is None else os.dup(pipe), "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(content) > limit:
+        raise InputError(f"{path}: holds more than {limit:,} bytes, expected {expected}")
+    return content
+
+
+def read_text(path: str | os.PathLike[str], expected: str, limit: int = TEXT_LIMIT) -> str:
+    """`read_bytes` as UTF-8 text, without a byte-order mark.
+
+    Raises:
+        InputError: as `read_bytes`, or the bytes are not UTF-8.
+    """
+    try:
+        return read_bytes(path, expected, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start}), expected {expected}") from None
+
+
+def output_place(path: str | os.PathLike[str]) -> Path:
+    """Where a file named `path` is to be written; links are followed. To be asked before the work whose result it takes.
+
+    Raises:
+        InputError: its folder is missing or not writable, or `path` is there and not a regular file.
+    """
+    try:
+        target = Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
+        raise InputError(f"{path}: cannot be written: {error}") from None
+    kind = _kind(target, "a place for a file")
+    if kind not in (None, stat.S_IFREG):
+        raise InputError(
+            f"{path}: is {_KINDS.get(kind, 'not a regular file')}, which a file must not replace"
+        )
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: its folder is not writable")
+    return target
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Lets `write` fill a file that gets its name only when that returns; a failure leaves nothing behind.
 
     Args:
-        path: replaced if it exists.
+        path: replaced if it is a regular file.
         write: is given the open file.
 
     Raises:
-        InputError: it is no place to write to: the folder is missing, or not writable.
+        InputError: it is no place to write to (`output_place`).
         WorkError: the machine cannot: its disk is full, for example.
     """
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+    target = output_place(path)
+    scratch = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
     try:
         with open(scratch, "wb") as file:
             write(file)
@@ -44,3 +134,30 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """`write_whole` of text, in UTF-8."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _kind(path: str | os.PathLike[str], expected: str) -> int | None:
+    """The type bits of what is at `path`, links followed; None where there is nothing."""
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # no permission, a loop of links, a name too long or with a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be opened: {reason}; expected {expected}") from None
+
+
+def _open_pipe(path: str | os.PathLike[str]) -> int | None:
+    """The descriptor that `path` names, where it is a pipe or a file that this process was started with."""
+    match = re.fullmatch(r"-|/dev/stdin|/dev/fd/(\d+)", os.fspath(path))
+    if match is None:
+        return None
+    descriptor = int(match[1] or 0)
+    try:
+        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    except OSError:
+        return None
+    return descriptor if kind in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG) else None

@@ -1,14 +1,11 @@
 """Sound files in and out."""
 
-import errno
-
 import numpy as np
 import pytest
 import soundfile
 
 from kame_jax.codec import audio
-from kame_jax.errors import InputError, WorkError
-from kame_jax.files import write_whole
+from kame_jax.errors import InputError
 
 
 def tone(rate, hertz, seconds=0.5):
@@ -78,22 +75,3 @@ def test_written_sound_reads_back_and_what_is_too_loud_is_counted(tmp_path):
     np.testing.assert_allclose(
         audio.read_audio(tmp_path / "a.wav", 24000), samples.clip(-1, 1), rtol=0, atol=2**-15
     )
-
-
-def test_a_failed_write_leaves_nothing_behind(tmp_path):
-    def fail(file):
-        file.write(b"half")
-        raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        write_whole(tmp_path / "a.wav", fail)
-    assert not list(tmp_path.iterdir())
-
-    def full(file):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(WorkError, match="a.wav: cannot be written: No space left on device"):
-        write_whole(tmp_path / "a.wav", full)
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(InputError, match="cannot be written"):
-        audio.write_audio(tmp_path / "no" / "a.wav", tone(24000, 300), 24000)
