@@ -8,7 +8,7 @@ import soundfile
 
 from kame_jax.assets import TINY
 from kame_jax.cli.main import main
-from kame_jax.data.sample import ROOT, sample_entries
+from kame_jax.demo.dialogues import ROOT, sample_entries
 from tests.compiled import quickly
 
 

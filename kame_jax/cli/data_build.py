@@ -43,8 +43,8 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Build a data set."""
-    from kame_jax.data.build import build_store, export_parquet, open_source
     from kame_jax.interop.native import free_folder
+    from kame_jax.make.build import build_store, export_parquet, open_source
     from kame_jax.train.progress import Terminal
 
     if not 0 <= args.held_out < 1:

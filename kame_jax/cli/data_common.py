@@ -12,7 +12,7 @@ from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
     from kame_jax.config import LLMConfig
-    from kame_jax.data.answers import Answers
+    from kame_jax.make.answers import Answers
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ SHOWN = 20
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:
-    """Add `--preset` and `--rule`; `kame_jax.oracle.rules.read_rules` reads them."""
+    """Add `--preset` and `--rule`; `kame_jax.make.rules.read_rules` reads them."""
     parser.add_argument(
         "--preset",
         choices=("kame-jax", "reference"),
@@ -55,7 +55,7 @@ async def with_answers(
     make: Callable[[Answers | None], Awaitable[T]],
 ) -> T:
     """What `make` makes with the language model of `config`; with none where that is None."""
-    from kame_jax.data.answers import Answers
+    from kame_jax.make.answers import Answers
 
     if config is None:
         return await make(None)

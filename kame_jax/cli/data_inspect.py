@@ -37,9 +37,9 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Inspect a data set."""
-    from kame_jax.data.build import open_source
     from kame_jax.data.records import Record
     from kame_jax.data.statistics import Statistics, describe
+    from kame_jax.make.build import open_source
     from kame_jax.train.progress import Terminal
 
     source = open_source(args.data)

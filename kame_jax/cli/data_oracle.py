@@ -17,9 +17,9 @@ from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
     from kame_jax.config import LLMConfig
-    from kame_jax.data.answers import Answers
-    from kame_jax.data.oracles import Job, Report
-    from kame_jax.data.random_oracle import Tokens
+    from kame_jax.make.answers import Answers
+    from kame_jax.make.oracles import Job, Report
+    from kame_jax.make.random_oracle import Tokens
 
 
 def add_parser(subparsers: Any) -> None:
@@ -64,8 +64,8 @@ def _run(args: argparse.Namespace) -> None:
     """Make oracles."""
     from kame_jax.config import LLMConfig
     from kame_jax.config.load import load_settings
-    from kame_jax.data.oracles import Job
-    from kame_jax.oracle.rules import read_rules
+    from kame_jax.make.oracles import Job
+    from kame_jax.make.rules import read_rules
 
     if args.interval <= 0 or args.context_chars < 1:
         raise InputError("--interval and --context-chars: expected more than 0")
@@ -112,7 +112,7 @@ def _run(args: argparse.Namespace) -> None:
 async def _make(
     args: argparse.Namespace, job: Job, config: LLMConfig | None, shard: tuple[int, int]
 ) -> Report:
-    from kame_jax.data.oracles import make_oracles
+    from kame_jax.make.oracles import make_oracles
     from kame_jax.train.progress import Terminal
 
     with Terminal() as terminal:

@@ -17,9 +17,9 @@ from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
     from kame_jax.config import LLMConfig
-    from kame_jax.data.answers import Answers
-    from kame_jax.data.speech import Engine
-    from kame_jax.data.synthesize import Recipe, Report
+    from kame_jax.make.answers import Answers
+    from kame_jax.make.speech import Engine
+    from kame_jax.make.synthesize import Recipe, Report
 
 ESPEAK_VOICES = ("en+m3", "en-us+f3,en-us+m5,en+f2,en-us+f1")
 KYUTAI_VOICES = (
@@ -82,8 +82,8 @@ def _run(args: argparse.Namespace) -> None:
     """Make dialogues."""
     from kame_jax.config import LLMConfig
     from kame_jax.config.load import load_settings
-    from kame_jax.data.rewrite import Limits
-    from kame_jax.data.synthesize import Recipe, Timing
+    from kame_jax.make.rewrite import Limits
+    from kame_jax.make.synthesize import Recipe, Timing
 
     for name in ("max_words", "max_options", "limit"):
         value = getattr(args, name)
@@ -133,7 +133,7 @@ def _seconds(name: str, text: str) -> tuple[float, float]:
 
 
 def _engine(args: argparse.Namespace, voices: list[str]) -> Engine:
-    from kame_jax.data.speech import Espeak, SpeechEndpoint
+    from kame_jax.make.speech import Espeak, SpeechEndpoint
 
     if args.tts == "espeak":
         espeak = Espeak()
@@ -142,14 +142,14 @@ def _engine(args: argparse.Namespace, voices: list[str]) -> Engine:
     if not args.tts_url:
         raise InputError(f"--tts {args.tts} needs --tts-url, the address of the server")
     if args.tts == "kyutai":
-        from kame_jax.data.speech_kyutai import KyutaiSpeech
+        from kame_jax.make.speech_kyutai import KyutaiSpeech
 
         return KyutaiSpeech(args.tts_url)
     return SpeechEndpoint(args.tts_url, args.tts_model)
 
 
 async def _make(args: argparse.Namespace, engine: Engine, recipe: Recipe, config: LLMConfig | None) -> Report:
-    from kame_jax.data.synthesize import synthesize
+    from kame_jax.make.synthesize import synthesize
     from kame_jax.train.progress import Terminal
 
     shard = read_shard(args.shard) if args.shard else (0, 1)

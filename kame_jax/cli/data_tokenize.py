@@ -52,10 +52,10 @@ def _run(args: argparse.Namespace) -> None:
 
 def tokenize_folder(args: argparse.Namespace, dialogues: str, out: str) -> tuple[Any, dict[str, Any]]:
     """Tokenises what the options say; returns the report and figures for the result."""
-    from kame_jax.data.encoding import batch_encoder, fingerprint
-    from kame_jax.data.tokens import TOKENIZER, Settings, tokenize
     from kame_jax.interop import load_mimi
-    from kame_jax.oracle.rules import read_rules
+    from kame_jax.make.encoding import batch_encoder, fingerprint
+    from kame_jax.make.rules import read_rules
+    from kame_jax.make.tokens import TOKENIZER, Settings, tokenize
     from kame_jax.train.progress import Terminal
 
     rules = read_rules(args.preset, args.rule)

@@ -70,7 +70,7 @@ def tell(config: RunConfig, out: Path) -> dict[str, Any]:
     Returns:
         The report, also written to `out/report.json`.
     """
-    from kame_jax.cli import demo_story as story
+    from kame_jax.demo import story
     from kame_jax.files import write_whole
 
     started = time.perf_counter()

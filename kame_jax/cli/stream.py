@@ -15,8 +15,8 @@ from kame_jax.errors import InputError
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-    from kame_jax.data.sample import SampleEntry
     from kame_jax.decode import Sampling
+    from kame_jax.demo.dialogues import SampleEntry
     from kame_jax.model import LM
     from kame_jax.oracle import OracleOp
 
@@ -83,8 +83,8 @@ def add_parser(subparsers: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     """Answer a recording."""
     from kame_jax.cli.stream_sound import answer_sound, bundled_tandem
-    from kame_jax.data.sample import ROOT
     from kame_jax.decode.own_voice import own_voice
+    from kame_jax.demo.dialogues import ROOT
     from kame_jax.interop import load_checkpoint
     from kame_jax.interop.beside import find_tokenizer
     from kame_jax.oracle.text import load_tokenizer
@@ -144,7 +144,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _bundled_entry(name: str | None) -> SampleEntry:
-    from kame_jax.data.sample import sample_entries
+    from kame_jax.demo.dialogues import sample_entries
 
     entries = {entry.id: entry for entry in sample_entries("heldout")}
     if name is not None and name not in entries:
@@ -182,7 +182,7 @@ def _read_ops(
 def _bundled_ops(name: str, tokenizer: SentencePieceProcessor) -> list[OracleOp]:
     """The oracle of a bundled dialogue, as its recording has it."""
     from kame_jax.data.dialogue import read_dialogue
-    from kame_jax.data.sample import ROOT
+    from kame_jax.demo.dialogues import ROOT
     from kame_jax.oracle import OracleOp
     from kame_jax.oracle.text import encode_oracle
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
     from kame_jax.config import TandemConfig
-    from kame_jax.data.sample import SampleEntry
     from kame_jax.decode import Sampling
     from kame_jax.decode.session import Frame
+    from kame_jax.demo.dialogues import SampleEntry
     from kame_jax.model import LM
     from kame_jax.oracle import OracleOp
     from kame_jax.tandem import Backend, Conversation, Transcript
@@ -162,7 +162,7 @@ def free_to_ask() -> TandemConfig:
 
 def bundled_tandem(entry: SampleEntry) -> Backend:
     """The bundled question's answer behind those of all other bundled questions, so that it must be heard to win."""
-    from kame_jax.data.sample import sample_entries
+    from kame_jax.demo.dialogues import sample_entries
     from kame_jax.tandem import Embedded
 
     turns = [turn for other in sample_entries() for turn in other.turns if turn.question != entry.question]

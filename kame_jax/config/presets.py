@@ -1,6 +1,6 @@
 """What `preset: reference` or `preset: kame-jax` of a run chooses: the rules of the data that training applies.
 
-The rules that apply when data is made are `kame_jax.oracle.rules`', under the same two names.
+The rules that apply when data is made are `kame_jax.make.rules`', under the same two names.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Dialogues to training batches: reading, tokenising, cutting, augmenting, batching."""
+"""Reading for training: dialogues and records on disk, data sets, cutting, augmenting, batching."""

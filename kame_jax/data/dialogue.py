@@ -19,8 +19,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from kame_jax.data.words import CHANNELS, Word, words_from_json
 from kame_jax.errors import InputError
-from kame_jax.oracle.simulate import CHANNELS, Word, words_from_json
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
 

@@ -14,7 +14,6 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from kame_jax.errors import InputError
-from kame_jax.oracle.simulate import WHILE_SPEAKING
 from kame_jax.oracle.text import encode_oracle
 
 FIELDS = {
@@ -28,6 +27,8 @@ FIELDS = {
     "use_hint": np.int8,
 }
 """Arrays of `OracleEvents` and their types: the columns of kame_finetune's files, without speaker and prefix."""
+WHILE_SPEAKING = -1
+"""Turn of an event that came while its own speaker was talking: it is never the one that may not be skipped."""
 UNSAID = -1
 """In `use_hint`: the rule decides, which shows the hint where the ratio is 1."""
 
@@ -141,7 +142,7 @@ def build_events(
     (bool): which of its texts is shown.
 
     Args:
-        records: as `oracle.simulate.simulate_oracle` returns them; `channel` defaults to 0, a missing or unreadable
+        records: as `make.simulate.simulate_oracle` returns them; `channel` defaults to 0, a missing or unreadable
             ratio to 0, missing texts to "".
         channel: 0 for speaker A, 1 for B.
         num_frames: frames of audio.

@@ -16,8 +16,8 @@ import numpy as np
 
 from kame_jax.data.events import FIELDS, UNSAID
 from kame_jax.data.records import Record, event_column, record_columns, record_from_columns
+from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.oracle.simulate import CHANNELS
 
 ROWS_PER_FILE = 100_000
 ROWS_AT_ONCE = 64

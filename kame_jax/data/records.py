@@ -7,31 +7,17 @@ SakanaAI/kame_finetune `tools/tokenize_audio.py` and `tools/prepare_dataset.py`.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from sentencepiece import SentencePieceProcessor
 
-from kame_jax.codec import mimi as codec
-from kame_jax.data.align import align_text
-from kame_jax.data.dialogue import Dialogue, read_stereo
-from kame_jax.data.events import FIELDS, UNSAID, OracleEvents, build_events, pack_events
+from kame_jax.data.events import FIELDS, UNSAID, OracleEvents, pack_events
+from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
 from kame_jax.files import write_whole
-from kame_jax.oracle.simulate import CHANNELS, Word
-
-CHUNK_SECONDS = 1200
-"""Longer audio is encoded in pieces of this many seconds, each from a fresh codec state."""
-ENCODE_BATCH = 16
-"""Channels that the codec takes at once."""
-
-Encoder = Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
-"""Recordings float32 `[samples]` to their codes int32 `[codebooks, frames]`, in order."""
 
 
 @dataclass(frozen=True)
@@ -48,179 +34,6 @@ class Record:
     def frames(self) -> int:
         """Length of the dialogue, 80 ms each."""
         return self.tokens["A"].shape[1]
-
-
-def mimi_encoder(mimi: codec.Mimi, codebooks: int) -> Encoder:
-    """Encodes many short recordings with one compilation: padded to the longest, a batch at a time.
-
-    Padding on the right does not reach earlier frames, so the codes are those of each recording alone.
-    """
-    ready = codec.prepare(mimi, codebooks)
-    run = jax.jit(lambda m, audio: codec.encode(m, audio, codebooks))
-    size = mimi.config.frame_size
-
-    def encode(recordings: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        if not recordings:
-            return
-        longest = -(-max(len(r) for r in recordings) // size) * size
-        for at in range(0, len(recordings), ENCODE_BATCH):
-            part = recordings[at : at + ENCODE_BATCH]
-            batch = np.zeros((min(ENCODE_BATCH, len(recordings)), longest), np.float32)
-            for row, recording in zip(batch, part):
-                row[: len(recording)] = recording
-            codes = np.asarray(run(ready, jnp.asarray(batch)))
-            for row, recording in zip(codes, part):
-                yield row[:, : -(-len(recording) // size)].astype(np.int32)
-
-    return encode
-
-
-def build_records(
-    dialogues: Sequence[Dialogue],
-    tokenizer: SentencePieceProcessor,
-    encode: Encoder,
-    *,
-    pad_id: int = 3,
-    end_pad_id: int = 0,
-    sample_rate: int = 24_000,
-    frame_rate: float = 12.5,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Record]:
-    """Tokenises dialogues: audio, text and oracle of both speakers.
-
-    Text that runs past the audio is cut, as in the reference. A dialogue without oracle records has no events.
-
-    Args:
-        dialogues: as `read_dialogues` gives them.
-        tokenizer: of the inner monologue.
-        encode: the codec, as `mimi_encoder` makes it; runs at `sample_rate` and `frame_rate`.
-        pad_id, end_pad_id: the text ids without a word.
-        progress: called with the recordings encoded and their total.
-
-    Raises:
-        InputError: everything that is wrong with the dialogues, in one list; nothing is encoded then.
-    """
-    parts: list[tuple[Dialogue, list[np.ndarray], dict[str, list[int]]]] = []
-    problems = []
-    step = CHUNK_SECONDS * sample_rate
-    for dialogue in dialogues:
-        try:
-            audio = read_stereo(dialogue, sample_rate)
-            text = text_rows(dialogue.words, tokenizer, pad_id, end_pad_id, frame_rate)
-        except InputError as e:
-            problems.append(about(dialogue.id, e))
-            continue
-        parts.append(
-            (dialogue, [side[i : i + step] for side in audio for i in range(0, len(side), step)], text)
-        )
-    if problems:
-        raise InputError(f"{len(problems)} dialogues cannot be tokenised", problems)
-
-    total = sum(len(chunks) for _, chunks, _ in parts)
-    codes = _count(encode([chunk for _, chunks, _ in parts for chunk in chunks]), total, progress)
-    records = []
-    for dialogue, chunks, text in parts:
-        half = len(chunks) // 2
-        sides = {s: np.concatenate([next(codes) for _ in range(half)], axis=1) for s in CHANNELS}
-        try:
-            records.append(
-                make_record(dialogue.id, text, sides, dialogue.oracle, tokenizer, pad_id, frame_rate)
-            )
-        except InputError as e:
-            raise InputError(about(dialogue.id, e)) from e
-    return records
-
-
-def about(name: str, error: InputError) -> str:
-    """An error's text with the dialogue's name in front, if it is not there yet."""
-    text = " ".join(str(error).split())
-    return text if text.startswith(f"dialogue {name}: ") else f"dialogue {name}: {text}"
-
-
-def make_record(
-    name: str,
-    text: Mapping[str, Sequence[int]],
-    codes: Mapping[str, np.ndarray],
-    oracle: Sequence[Mapping[str, Any]] | None,
-    tokenizer: SentencePieceProcessor,
-    pad_id: int = 3,
-    frame_rate: float = 12.5,
-    *,
-    protect_kept: bool = False,
-) -> Record:
-    """One record from its parts.
-
-    Args:
-        name: the dialogue.
-        text: a row of text a speaker, of any length.
-        codes: int32 `[codebooks, frames]` a speaker.
-        oracle: records of `oracle_raw/<id>.json`.
-        tokenizer: of the inner monologue.
-        pad_id: fills the text up.
-        frame_rate: frames a second.
-        protect_kept: see `build_events`.
-
-    Raises:
-        InputError: an oracle record that cannot be read.
-    """
-    tokens = {s: merge_text(text[s], codes[s], pad_id) for s in CHANNELS}
-    frames = tokens["A"].shape[1]
-    events = {
-        s: build_events(
-            oracle or (), channel, frames, tokenizer, frame_rate=frame_rate, protect_kept=protect_kept
-        )
-        for s, channel in CHANNELS.items()
-    }
-    return Record(name, tokens, events)
-
-
-def text_rows(
-    words: Sequence[Word],
-    tokenizer: SentencePieceProcessor,
-    pad_id: int = 3,
-    end_pad_id: int = 0,
-    frame_rate: float = 12.5,
-    *,
-    exact: bool = False,
-    spaces: bool = True,
-) -> dict[str, list[int]]:
-    """Both speakers' text over frames; arguments as in `align_text`, `exact` also spelling unknown characters.
-
-    Raises:
-        InputError: names the speaker.
-    """
-    rows = {}
-    for speaker in CHANNELS:
-        try:
-            rows[speaker] = align_text(
-                [w for w in words if w.speaker == speaker],
-                tokenizer,
-                pad_id=pad_id,
-                end_pad_id=end_pad_id,
-                frame_rate=frame_rate,
-                spaces=spaces,
-                spell_bytes=exact,
-                exact=exact,
-            )
-        except InputError as e:
-            raise InputError(f"speaker {speaker}: {e}") from e
-    return rows
-
-
-def _count(
-    codes: Iterable[np.ndarray], total: int, progress: Callable[[int, int], None]
-) -> Iterator[np.ndarray]:
-    for i, item in enumerate(codes):
-        progress(i + 1, total)
-        yield item
-
-
-def merge_text(text: Sequence[int], codes: np.ndarray, pad_id: int) -> np.ndarray:
-    """Text over audio: int32 `[1 + codebooks, frames]`; the text is cut or filled up to the audio's frames."""
-    row = np.full(codes.shape[1], pad_id, np.int32)
-    count = min(len(text), len(row))
-    row[:count] = text[:count]
-    return np.concatenate([row[None], codes.astype(np.int32)])
 
 
 def record_columns(record: Record) -> dict[str, np.ndarray]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from kame_jax.data.events import OracleEvents
 from kame_jax.data.records import Record
+from kame_jax.data.words import CHANNELS
+from kame_jax.oracle.levels import hint_level
 from kame_jax.oracle.schedule import OracleSchedule
-from kame_jax.oracle.simulate import CHANNELS, hint_level
 
 LEVELS = 6
 
@@ -19,7 +20,7 @@ class Statistics:
     """Adds records up, one at a time.
 
     Args:
-        bounds: of the hint levels, see `oracle.simulate.LEVEL_BOUNDS`.
+        bounds: of the hint levels, see `oracle.levels.LEVEL_BOUNDS`.
         pad_id, end_pad_id: text ids without a word.
         frame_rate: frames a second.
     """

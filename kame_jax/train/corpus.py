@@ -23,7 +23,7 @@ from kame_jax.config import DataConfig, MimiConfig, ModelConfig, OracleConfig, R
 from kame_jax.config.presets import RUN_PRESETS
 from kame_jax.data.collate import OracleAugment
 from kame_jax.data.dialogue import read_dialogues
-from kame_jax.data.records import Record, build_records, load_records, mimi_encoder, save_record
+from kame_jax.data.records import Record, load_records, save_record
 from kame_jax.data.samples import Cut, Sample, make_samples
 from kame_jax.data.store import Store, find_store
 from kame_jax.data.stored import MixedSamples, StoredSamples, open_samples
@@ -32,6 +32,7 @@ from kame_jax.interop import Checkpoint, load_mimi, tree
 from kame_jax.interop.export import MIMI_NAME, export
 from kame_jax.interop.native import building
 from kame_jax.interop.weights import ArrayWeights
+from kame_jax.make.whole import build_records, mimi_encoder
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.oracle.text import load_tokenizer
 from kame_jax.streams import oracle_start_id

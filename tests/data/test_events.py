@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kame_jax.data.events import FIELDS, UNSAID, build_events
-from kame_jax.data.sample import TOKENIZER
+from kame_jax.demo.dialogues import TOKENIZER
 from kame_jax.errors import InputError
 from kame_jax.oracle.text import load_tokenizer
 

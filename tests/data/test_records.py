@@ -11,19 +11,14 @@ from flax import nnx
 
 from kame_jax.codec import mimi as codec
 from kame_jax.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
-from kame_jax.data import records
 from kame_jax.data.dialogue import read_dialogues, read_stereo
-from kame_jax.data.records import (
-    build_records,
-    load_record,
-    load_records,
-    merge_text,
-    mimi_encoder,
-    save_record,
-)
-from kame_jax.data.sample import ROOT, TOKENIZER
+from kame_jax.data.records import load_record, load_records, save_record
+from kame_jax.data.words import Word
+from kame_jax.demo.dialogues import ROOT, TOKENIZER
 from kame_jax.errors import InputError, WorkError
-from kame_jax.oracle.simulate import Word
+from kame_jax.make import whole
+from kame_jax.make.tokens import merge_text
+from kame_jax.make.whole import build_records, mimi_encoder
 from kame_jax.oracle.text import decode_text, load_tokenizer
 
 
@@ -84,7 +79,7 @@ def test_progress_counts_recordings(dialogues, tokenizer):
 
 
 def test_long_audio_is_encoded_in_pieces_from_a_fresh_state(dialogues, tokenizer, monkeypatch):
-    monkeypatch.setattr(records, "CHUNK_SECONDS", 1)
+    monkeypatch.setattr(whole, "CHUNK_SECONDS", 1)
     record = build_records(dialogues[:1], tokenizer, loudness)[0]
     pieces = -(-read_stereo(dialogues[0]).shape[1] // 24_000)
     assert sorted(set(record.tokens["A"][2])) == list(range(pieces))

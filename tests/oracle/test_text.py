@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kame_jax.data.sample import TOKENIZER
+from kame_jax.demo.dialogues import TOKENIZER
 from kame_jax.errors import InputError
 from kame_jax.oracle.text import OracleText, decode_text, encode_oracle, finish, load_tokenizer, push
 

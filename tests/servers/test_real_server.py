@@ -19,7 +19,7 @@ import soundfile
 
 from kame_jax.cli.main import main
 from kame_jax.codec.audio import read_audio, write_audio
-from kame_jax.data.sample import ROOT, sample_entries
+from kame_jax.demo.dialogues import ROOT, sample_entries
 
 HERE = Path(__file__).parent
 PYTHON = os.environ.get("SERVER_PYTHON", str(HERE.parent.parent / ".venv-servers" / "bin" / "python"))

@@ -9,9 +9,9 @@ import pytest
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import MimiConfig, QuantizerConfig, load_codec, load_run
 from kame_jax.data.records import load_records
-from kame_jax.data.sample import ROOT, sample_entries
 from kame_jax.data.samples import make_samples
 from kame_jax.data.store import write_store
+from kame_jax.demo.dialogues import ROOT, sample_entries
 from kame_jax.errors import InputError
 from kame_jax.interop import load_mimi, tree
 from kame_jax.interop.beside import find_codec, find_tokenizer

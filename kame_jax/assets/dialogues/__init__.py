@@ -1,1 +1,1 @@
-"""The bundled dialogues and the script that made them."""
+"""The bundled dialogues."""

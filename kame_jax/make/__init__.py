@@ -1,0 +1,1 @@
+"""Making data: from questions, text or recordings to records of tokens and data sets."""

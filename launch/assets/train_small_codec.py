@@ -1,0 +1,227 @@
+"""Trains the small Mimi that the demo bundles, on the bundled dialogues; about six minutes on two cores.
+
+    python launch/assets/train_small_codec.py OUT [--steps 700]
+
+It has the structure of the released codec at a fraction of its size: the same frames, a split residual quantizer,
+causal convolutions and transformers. It knows two synthetic speakers, and is there to make the demo's codes mean
+something; for anything to be listened to, take the released weights. Loss: spectra at four resolutions, and commitment;
+codebooks start from k-means and follow moving averages, which are what a Mimi file stores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from kame_jax.codec.mimi import Mimi
+from kame_jax.config import load_codec
+from kame_jax.data.dialogue import read_dialogues, read_stereo
+from kame_jax.demo.dialogues import ROOT
+from kame_jax.interop import Checkpoint, tree
+from kame_jax.interop.export import export
+from kame_jax.interop.weights import ArrayWeights
+
+FRAMES = 12
+"""Frames of a training clip."""
+BATCH = 8
+QUANTIZE_FROM = 150
+"""Steps without quantization, after which k-means sets the codebooks."""
+DECAY = 0.98
+DEAD = 0.03
+"""Chosen this often a step on average, a centroid counts as unused."""
+WINDOWS = (256, 512, 1024, 2048)
+
+Codebooks = dict[str, dict[str, jax.Array]]
+"""Branch -> `sum [count, bins, dim]` and `usage [count, bins]`."""
+
+
+def clips() -> np.ndarray:
+    """Every channel of every dialogue, end to end: float32 `[samples]`."""
+    return np.concatenate([side for dialogue in read_dialogues(ROOT) for side in read_stereo(dialogue)])
+
+
+def overlapping(x: jax.Array, hop: int) -> jax.Array:
+    """Windows of `4 * hop` samples, one every `hop`, of `x [batch, samples]`: `[batch, windows, 4 * hop]`."""
+    blocks = x[:, : x.shape[1] // hop * hop].reshape(x.shape[0], -1, hop)
+    windows = blocks.shape[1] - 3
+    return jnp.concatenate([blocks[:, i : i + windows] for i in range(4)], axis=-1)
+
+
+def spectra_loss(target: jax.Array, made: jax.Array) -> jax.Array:
+    """Mean distance of log magnitudes and of magnitudes over four window sizes; `[batch, samples]` each."""
+    total = jnp.zeros(())
+    for size in WINDOWS:
+        window, hop = jnp.hanning(size), size // 4
+        a, b = (jnp.abs(jnp.fft.rfft(overlapping(x, hop) * window) + 1e-7) for x in (target, made))
+        total += jnp.mean(jnp.abs(jnp.log(a + 1e-2) - jnp.log(b + 1e-2))) + 0.5 * jnp.mean(jnp.abs(a - b))
+    return total / len(WINDOWS)
+
+
+def latents(mimi: Mimi, audio: jax.Array) -> jax.Array:
+    """What the quantizer sees of `audio [batch, samples]`: `[batch, frames, dim]`."""
+    batch = audio.shape[0]
+    x, _ = mimi.encoder(audio[..., None], mimi.encoder.init_state(batch))
+    return mimi.downsample(mimi.encoder_transformer(x), mimi.downsample.init_state(batch))[0]
+
+
+def audio_of(mimi: Mimi, latent: jax.Array) -> jax.Array:
+    """The sound of a quantized latent `[batch, frames, dim]`: `[batch, samples]`."""
+    batch = latent.shape[0]
+    x, _ = mimi.upsample(latent, mimi.upsample.init_state(batch))
+    x, _ = mimi.decoder(mimi.decoder_transformer(x), mimi.decoder.init_state(batch))
+    return x[..., 0]
+
+
+def quantize(
+    z: jax.Array, books: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+    """One branch over `z [n, dim]`: the sum of centroids, its books moved towards the data, and the codes `[count, n]`.
+
+    A centroid that nothing has chosen for long starts again from a vector of the batch.
+    """
+    residual, picked, sums, usages, codes = z, jnp.zeros_like(z), [], [], []
+    for total, usage in zip(books["sum"], books["usage"]):
+        centroids = total / jnp.maximum(usage, 1e-5)[:, None]
+        index = jnp.argmin(0.5 * jnp.sum(centroids**2, -1) - residual @ centroids.T, axis=-1)
+        chosen = jax.nn.one_hot(index, len(centroids))
+        new_usage = DECAY * usage + (1 - DECAY) * chosen.sum(0)
+        new_total = DECAY * total + (1 - DECAY) * chosen.T @ residual
+        dead, fresh = new_usage < DEAD, jax.random.choice(key, residual, (len(centroids),))
+        usages.append(jnp.where(dead, 4 * DEAD, new_usage))
+        sums.append(jnp.where(dead[:, None], 4 * DEAD * fresh, new_total))
+        picked, residual = picked + centroids[index], residual - centroids[index]
+        codes.append(index)
+    return picked, {"sum": jnp.stack(sums), "usage": jnp.stack(usages)}, jnp.stack(codes)
+
+
+def louder(params: nnx.State) -> nnx.State:
+    """First weights at unit gain: PyTorch's own start lets the signal die over fourteen convolutions."""
+    flat = [
+        (path, leaf.replace(leaf[...] * (1.8 if leaf.ndim == 3 else 1.0)))
+        for path, leaf in nnx.to_flat_state(params)
+    ]
+    return nnx.from_flat_state(flat)
+
+
+def k_means(points: np.ndarray, bins: int, rng: np.random.Generator) -> np.ndarray:
+    """Centroids `[bins, dim]` of `points [n, dim]`, a dozen rounds."""
+    centres = points[rng.choice(len(points), bins, replace=len(points) < bins)]
+    for _ in range(12):
+        nearest = np.argmin((centres**2).sum(1) / 2 - points @ centres.T, axis=1)
+        for i in range(bins):
+            mine = points[nearest == i]
+            centres[i] = mine.mean(0) if len(mine) else points[rng.integers(len(points))]
+    return centres
+
+
+def first_books(z: np.ndarray, count: int, bins: int, rng: np.random.Generator) -> dict[str, jax.Array]:
+    """Books of a branch from the data it will quantize."""
+    sums, residual = [], z
+    for _ in range(count):
+        centres = k_means(residual, bins, rng)
+        residual = residual - centres[np.argmin((centres**2).sum(1) / 2 - residual @ centres.T, axis=1)]
+        sums.append(centres)
+    return {"sum": jnp.asarray(np.stack(sums)), "usage": jnp.ones((count, bins))}
+
+
+def main() -> None:
+    """Trains and writes the codec, with its configuration beside it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder to make, in the released codec's layout")
+    parser.add_argument(
+        "--config", default="tiny", help="configuration whose codec it is (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    config = load_codec(args.config)
+    rng = np.random.default_rng(args.seed)
+    mimi = Mimi(nnx.Rngs(args.seed), config)
+    audio, bins = clips(), config.quantizer.bins
+    audio = audio / np.abs(audio).max()
+    counts = {"semantic": 1, "acoustic": config.quantizer.n_q - 1}
+    graphdef, params, rest = nnx.split(mimi, nnx.Param, ...)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adam(optax.warmup_cosine_decay_schedule(0.0, 2e-3, 50, args.steps, 1e-4), b1=0.8, b2=0.99),
+    )
+    params = louder(params)
+    state = optimizer.init(params)
+
+    def draw() -> jax.Array:
+        starts = rng.integers(0, len(audio) - FRAMES * config.frame_size, BATCH)
+        clip = np.stack([audio[s : s + FRAMES * config.frame_size] for s in starts])
+        return jnp.asarray(clip * rng.uniform(0.5, 1.2, (BATCH, 1)), jnp.float32)
+
+    def loss(
+        params: nnx.State, clip: jax.Array, books: Codebooks | None, key: jax.Array
+    ) -> tuple[jax.Array, tuple]:
+        model = nnx.merge(graphdef, params, rest)
+        latent = latents(model, clip)
+        commitment, quantized, moved, codes = jnp.zeros(()), jnp.zeros(()), {}, {}
+        for name in counts:
+            branch = getattr(model.quantizer, name)
+            z = branch.input_proj(latent)
+            picked = z
+            if books is not None:
+                flat, moved[name], codes[name] = quantize(z.reshape(-1, z.shape[-1]), books[name], key)
+                flat = jax.lax.stop_gradient(flat.reshape(z.shape))
+                commitment += jnp.mean((z - flat) ** 2)
+                picked = z + flat - jax.lax.stop_gradient(z)
+            quantized += branch.output_proj(picked)
+        value = spectra_loss(clip, audio_of(model, quantized))
+        return value + 0.25 * commitment, (value, jax.lax.stop_gradient(moved), codes)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(
+        params: nnx.State, state: optax.OptState, clip: jax.Array, books: Codebooks | None, key: jax.Array
+    ) -> tuple:
+        grads, aux = jax.grad(loss, has_aux=True)(params, clip, books, key)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, aux
+
+    books: Codebooks | None = None
+    started = time.perf_counter()
+    for number in range(args.steps):
+        if number == QUANTIZE_FROM:
+            model = nnx.merge(graphdef, params, rest)
+            latent = np.concatenate([np.asarray(latents(model, draw())) for _ in range(12)]).reshape(
+                -1, config.seanet.dim
+            )
+            books = {
+                name: first_books(np.asarray(getattr(model.quantizer, name).input_proj(latent)), n, bins, rng)
+                for name, n in counts.items()
+            }
+        params, state, (value, moved, codes) = step(params, state, draw(), books, jax.random.key(number))
+        if books is not None:
+            books = moved
+        if number % 50 == 49:
+            used = {name: [len(np.unique(level)) for level in codes[name]] for name in codes}
+            print(
+                f"step {number + 1} loss {float(value):.4f} codes in use {used} {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
+    assert books is not None
+    model = nnx.merge(graphdef, params, rest)
+    for name in counts:
+        stored = getattr(model.quantizer, name).codebooks
+        stored.embedding_sum.set_value(books[name]["sum"])
+        stored.cluster_usage.set_value(books[name]["usage"])
+    arrays = {path: np.asarray(leaf) for path, leaf in tree.leaves(model).items()}
+    export(Checkpoint(str(args.out), "mimi", config, ArrayWeights(arrays)), args.out, "mimi")
+    print(json.dumps({"out": str(args.out), "loss": float(value)}))
+
+
+if __name__ == "__main__":
+    main()

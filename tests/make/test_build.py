@@ -1,0 +1,200 @@
+"""Records of any source become one data set, whose dialogues are read back whole or in part."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from kame_jax.data.events import FIELDS, pack_events
+from kame_jax.data.parquet import read_parquet, write_parquet
+from kame_jax.data.records import Record, load_records, save_record
+from kame_jax.data.store import Store, find_store, write_store
+from kame_jax.errors import InputError
+from kame_jax.make import build
+from kame_jax.make.build import build_store, choose_held_out, export_parquet, open_source
+from tests.train.small import write_records
+
+KNOWN = {"card": 16, "text_card": 24}
+
+
+def equal(one, other):
+    return (
+        one.id == other.id
+        and all((one.tokens[s] == other.tokens[s]).all() for s in "AB")
+        and all(
+            np.array_equal(getattr(one.events[s], name), getattr(other.events[s], name))
+            for s in "AB"
+            for name in FIELDS
+        )
+    )
+
+
+@pytest.fixture
+def records(tmp_path):
+    write_records(tmp_path / "records")
+    return load_records(tmp_path / "records")
+
+
+def test_a_data_set_gives_back_its_records(records, tmp_path):
+    source = open_source(tmp_path / "records")
+    report = build_store([source], tmp_path / "set", block_frames=8, known=KNOWN)
+    assert report.splits == {"train": {"dialogues": 5, "frames": sum(r.frames for r in records)}}
+    store = Store(tmp_path / "set")
+    assert all(equal(store[i], record) for i, record in enumerate(records))
+    assert [store.name(i) for i in range(len(store))] == [r.id for r in records]
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_part_of_a_dialogue_is_read_across_blocks(records, tmp_path):
+    write_store(tmp_path / "set", {"train": lambda: records}, {}, block_frames=8)
+    store = Store(tmp_path / "set")
+    for start, stop in ((0, 8), (3, 5), (7, 9), (8, 12), (0, 12)):
+        part = store.read(1, start, stop)
+        for s in "AB":
+            assert (part.tokens[s] == records[1].tokens[s][:, start:stop]).all()
+    assert 2 not in store.read(1, 9, 12).events["A"].frame_pos
+    assert 2 in store.read(1, 9, 12, history=5).events["A"].frame_pos
+
+
+def test_the_description_is_that_of_tfds(records, tmp_path):
+    facts = {"frame_rate": 12.5}
+    write_store(tmp_path / "set", {"train": lambda: records, "validation": lambda: records[:2]}, facts)
+    folder, split = find_store(tmp_path / "set")
+    assert split == "train"
+    builder = tfds.builder_from_directory(folder)
+    assert set(builder.info.splits) == {"train", "validation"}
+    assert "KAME" in builder.info.citation
+    assert builder.info.metadata["splits"]["validation"]["dialogues"] == 2
+    assert builder.info.metadata["frame_rate"] == 12.5
+    assert {"A", "B", "A_oracle_event_use_hint"} <= set(builder.info.features)
+    assert Store(f"{tmp_path / 'set'}:validation").fingerprint != Store(tmp_path / "set").fingerprint
+    with pytest.raises(InputError, match="no split 'test', it has train, validation"):
+        Store(f"{tmp_path / 'set'}:test")
+
+
+def test_bad_records_are_one_line_each_and_the_rest_is_built(records, tmp_path):
+    tokens = {s: t.copy() for s, t in records[0].tokens.items()}
+    tokens["B"][0, 3] = 99
+    save_record(tmp_path / "records", Record("outside", tokens, records[0].events))
+    (tmp_path / "records" / "cut.npz").write_bytes(b"PK")
+    said = []
+    report = build_store([open_source(tmp_path / "records")], tmp_path / "set", known=KNOWN, say=said.append)
+    assert report.splits["train"]["dialogues"] == 5
+    assert said == report.problems
+    assert said[0].startswith("dialogue cut: ")
+    assert said[1].startswith("dialogue outside: speaker B: text ids")
+    assert said[1].endswith("expected 0 to 23")
+
+
+def test_several_sources_make_one_set_and_a_name_counts_once(records, tmp_path):
+    write_parquet(tmp_path / "files" / "part", records[:2], rows_per_file=1)
+    write_records(tmp_path / "more", count=6, seed=1)
+    sources = [open_source(tmp_path / "files"), open_source(tmp_path / "more")]
+    report = build_store(sources, tmp_path / "set", known=KNOWN)
+    assert len(report.problems) == 2
+    assert "several of this name" in report.problems[0]
+    store = Store(tmp_path / "set")
+    assert len(store) == 6
+    assert equal(store[0], records[0])
+
+
+def test_sources_made_differently_are_refused(records, tmp_path):
+    for name, cards in (("one", 16), ("two", 32)):
+        write_records(tmp_path / name, count=1)
+        (tmp_path / name / "settings.json").write_text(json.dumps({"card": cards, "text_card": 24}))
+    with pytest.raises(InputError, match="do not fit together") as error:
+        build_store([open_source(tmp_path / n) for n in ("one", "two")], tmp_path / "set")
+    assert "card: 16 in" in error.value.problems[0]
+    assert not (tmp_path / "set").exists()
+
+
+def test_held_out_dialogues_are_a_function_of_names_and_seed(records, tmp_path):
+    names = [f"d{i}" for i in range(40)]
+    chosen = choose_held_out(names, 0.1)
+    assert len(chosen) == 4
+    assert chosen == choose_held_out(names, 0.1)
+    assert chosen != choose_held_out(names, 0.1, seed=1)
+    report = build_store([open_source(tmp_path / "records")], tmp_path / "set", held_out=0.2, known=KNOWN)
+    assert [s["dialogues"] for s in report.splits.values()] == [4, 1]
+
+
+def test_parquet_is_that_of_kame_finetune_and_comes_back_the_same(records, tmp_path):
+    explicit = pack_events([1, 4], [0.5, 1.0], [0, 1], [[5], [6, 7]], [[8], []], [1, 0])
+    # Where one speaker's events say what is shown, the file says it for both.
+    other = dataclasses.replace(records[0].events["B"], use_hint=np.array([0, 1], np.int8))
+    chosen = Record("chosen", records[0].tokens, {"A": explicit, "B": other})
+    save_record(tmp_path / "records", chosen)
+    files, report = export_parquet(
+        [open_source(tmp_path / "records")], tmp_path / "pq" / "train", known=KNOWN
+    )
+    assert [f.name for f in files] == ["train-001-of-001.parquet"]
+    assert report.splits["all"]["dialogues"] == 6
+    back = list(read_parquet(files[0]))
+    assert all(equal(one, other) for one, other in zip(back, load_records(tmp_path / "records"), strict=True))
+
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(files[0]).to_pylist()
+    assert table[0]["dialogue_id"].endswith("/chosen")
+    assert table[0]["A_oracle_event_use_hint"] == [1, 0]
+    assert table[0]["B_oracle_event_use_hint"] == [0, 1]
+    assert table[1]["A_oracle_event_use_hint"] is table[1]["B_oracle_event_use_hint"] is None
+    assert np.array(table[1]["A"]).shape == records[0].tokens["A"].shape
+
+
+def test_older_parquet_without_use_hint_or_without_events_is_read(records, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    (file,) = write_parquet(tmp_path / "p", records[:2])
+    table = pyarrow.parquet.read_table(file)
+    older = table.drop_columns([n for n in table.column_names if n.endswith("use_hint")])
+    pyarrow.parquet.write_table(older, tmp_path / "older.parquet")
+    assert equal(next(read_parquet(tmp_path / "older.parquet")), records[0])
+    plain = table.select(["dialogue_id", "A", "B"])
+    pyarrow.parquet.write_table(plain, tmp_path / "plain.parquet")
+    assert len(next(read_parquet(tmp_path / "plain.parquet")).events["A"]) == 0
+    pyarrow.parquet.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="no column A, B, dialogue_id"):
+        open_source(tmp_path / "x.parquet").names().__next__()
+    (tmp_path / "y.parquet").write_text("no")
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        next(read_parquet(tmp_path / "y.parquet"))
+
+
+def test_a_row_that_is_no_record_is_left_out(records, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    (file,) = write_parquet(tmp_path / "p", records[:3])
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+    rows[1]["B"] = None
+    schema = pyarrow.parquet.read_schema(file)
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema), file)
+    report = build_store([open_source(file)], tmp_path / "set", known=KNOWN)
+    assert report.problems == [f"dialogue d1: {file.name}: no record, it lacks B"]
+    assert len(Store(tmp_path / "set")) == 2
+
+
+def test_a_failed_build_leaves_nothing(records, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="exists already"):
+        build_store([open_source(tmp_path / "records")], tmp_path / "records", known=KNOWN)
+
+    def fail(path):
+        raise RuntimeError("disk")
+
+    monkeypatch.setattr(build, "load_record", fail)
+    with pytest.raises(RuntimeError, match="disk"):
+        build_store([open_source(tmp_path / "records")], tmp_path / "set", known=KNOWN)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["records"]
+
+
+def test_what_is_no_data_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        open_source(tmp_path / "none")
+    with pytest.raises(InputError, match="no records in it"):
+        open_source(tmp_path)
+    with pytest.raises(InputError, match="no data set"):
+        Store(tmp_path)

@@ -1,0 +1,379 @@
+"""Question sets of any form become spoken dialogues; what cannot be spoken is counted, the origin of all is written."""
+
+import asyncio
+import http.server
+import io
+import json
+import threading
+
+import msgpack
+import numpy as np
+import pytest
+import soundfile
+import websockets.sync.server
+
+from kame_jax.cli.main import main
+from kame_jax.config import LLMConfig
+from kame_jax.data.dialogue import dialogue_ids, read_dialogue, read_stereo
+from kame_jax.errors import InputError
+from kame_jax.make import speech
+from kame_jax.make.answers import Answers
+from kame_jax.make.check import check_dialogue
+from kame_jax.make.origin import contamination
+from kame_jax.make.questions import Item, read_items
+from kame_jax.make.rewrite import Limits, Line, Refused, parse_lines, template_lines
+from kame_jax.make.speech import RATE, Espeak, Speech, SpeechEndpoint, SpeechError, word_times
+from kame_jax.make.speech_kyutai import KyutaiSpeech
+from kame_jax.make.synthesize import Recipe, Timing, lay_out, synthesize
+from tests.llm.server import Server, Turn
+
+ROWS = {
+    "gsm8k": {"question": "2 apples and 3 more?", "answer": "2+3 = <<2+3=5>>5 apples.\n#### 5"},
+    "mmlu-pro": {
+        "question_id": 7,
+        "question": "Which gas?",
+        "options": ["Oxygen", "N/A", "Neon"],
+        "answer": "C",
+        "answer_index": 2,
+        "cot_content": "A: Let's think step by step. It glows.",
+    },
+    "hssbench": {
+        "id": 9,
+        "pic_path": "x.png",
+        "question": "Who?",
+        "options": ["A. Plato", "B. Kant"],
+        "correct_answer": "B",
+    },
+    "mt-bench": {
+        "question_id": 101,
+        "category": "reasoning",
+        "turns": ["One?", "Two?"],
+        "reference": ["1", "2"],
+    },
+    "plain": {"id": "my/own id", "question": "What colour is the sky?", "answer": "blue"},
+}
+EXPECTED = {
+    "gsm8k": Item("gsm8k-00001", ("2 apples and 3 more?",), ("5",), (), "2+3 = 5 apples."),
+    "mmlu-pro": Item("mmlu-pro-7", ("Which gas?",), ("Neon",), ("Oxygen", "Neon"), "It glows."),
+    "hssbench": Item("hssbench-9", ("Who?",), ("Kant",), ("Plato", "Kant"), "", True),
+    "mt-bench": Item("mt-bench-101", ("One?", "Two?"), ("1", "2")),
+    "plain": Item("my-own-id", ("What colour is the sky?",), ("blue",)),
+}
+RECIPE = Recipe((("low",), ("high", "higher")))
+
+
+class Tones:
+    """Speaks a tone for each word, as long as the word."""
+
+    spoken = 0
+
+    def describe(self):
+        return {"engine": "tones"}
+
+    def speak(self, text, voice):
+        if "unspeakable" in text:
+            raise SpeechError("no voice for that")
+        self.spoken += 1
+        sizes = [0.05 * len(word) for word in text.split()]
+        edges = np.cumsum([0.0, *sizes])
+        time = np.arange(round(edges[-1] * RATE)) / RATE
+        pitch = {"low": 110, "high": 220, "higher": 330}[voice]
+        words = tuple(zip(text.split(), edges.tolist(), edges[1:].tolist()))
+        return Speech((0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32), words)
+
+
+def write(path, rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return str(path)
+
+
+def make(source, out, engine=None, **options):
+    return asyncio.run(synthesize(source, out, engine or Tones(), options.pop("recipe", RECIPE), **options))
+
+
+@pytest.mark.parametrize("form", ROWS)
+def test_question_sets_are_recognised_and_read(form, tmp_path):
+    source = write(tmp_path / "set.jsonl", [ROWS[form]])
+    assert list(read_items(source)) == list(read_items(source, form)) == [EXPECTED[form]]
+
+
+def test_json_and_parquet_files_are_read_and_bad_rows_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    (tmp_path / "set.json").write_text(json.dumps([ROWS["hssbench"]]))
+    pyarrow.parquet.write_table(pa.Table.from_pylist([ROWS["gsm8k"]]), tmp_path / "set.parquet")
+    for name, form in (("set.json", "hssbench"), ("set.parquet", "gsm8k")):
+        assert list(read_items(str(tmp_path / name))) == [EXPECTED[form]]
+    bad = [ROWS["plain"], "{", "[1]", '{"answer": 1}', '{"question": "x", "options": 3}']
+    found = list(read_items(write(tmp_path / "bad.jsonl", bad)))
+    assert [isinstance(item, InputError) for item in found] == [False, True, True, True, True]
+    assert str(found[3]) == "bad.jsonl, row 4: no field 'question'"
+    for source, message in (("none.jsonl", "no such file"), ("hf://datasets/x/y", "expected hf://")):
+        with pytest.raises(InputError, match=message):
+            list(read_items(source))
+    (tmp_path / "set.csv").write_text("x")
+    with pytest.raises(InputError, match=r"expected a \.jsonl"):
+        list(read_items(str(tmp_path / "set.csv")))
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (Item("x", ("Who is on the picture?",), ("Kant",), needs_picture=True), "picture"),
+        (Item("x", (r"What is $\frac{1}{2}$?",), ("a half",)), "formula"),
+        (Item("x", ("Read:\n| a | b |\n| 1 | 2 |",), ("b",)), "table"),
+        (Item("x", ("What does this print?\n```\nprint(1)\n```",), ("1",)), "code"),
+        (Item("x", ("Which?",), ("a",), tuple("abcdef")), "options"),
+        (Item("x", ("Which?",), ("a",), ("a", "one two three four five six seven eight nine")), "options"),
+        (Item("x", ("Как дела сегодня?",), ("a",)), "language"),
+        (Item("x", ("why " * 90,), ("a",)), "long"),
+        (Item("x", ("Who?",), ("",)), "no answer"),
+    ],
+)
+def test_what_cannot_be_spoken_has_a_reason(item, reason):
+    with pytest.raises(Refused, match=reason):
+        template_lines(item, Limits())
+
+
+def test_templates_give_speakable_turns_that_differ_by_seed():
+    lines = template_lines(EXPECTED["mmlu-pro"], Limits())
+    assert [line.speaker for line in lines] == ["B", "A"]
+    assert "Oxygen" in lines[0].text
+    assert "Neon" in lines[1].text
+    several = {template_lines(EXPECTED["gsm8k"], Limits(), seed)[1].text for seed in range(12)}
+    assert len(several) > 2
+    assert all("five" in text and not any(c.isdigit() for c in text) for text in several)
+    assert len(template_lines(EXPECTED["mt-bench"], Limits())) == 4
+
+
+def test_a_models_dialogue_is_parsed_or_refused():
+    text = "<think>B: no</think>\n**B:** Is it 5?\nA: Yes, *five*!\nB: thanks"
+    assert parse_lines(text, Limits()) == [Line("B", "Is it five."), Line("A", "Yes, five.")]
+    for text in ("", "A: hello\nB: hi", "B: one\nB: two\nA: three", "just words"):
+        with pytest.raises(Refused, match="rewriting"):
+            parse_lines(text, Limits())
+
+
+def test_each_speaker_has_a_channel_and_words_lie_where_they_sound():
+    lines = [Line("B", "What is it. Please say."), Line("A", "It is blue.")]
+    recipe = Recipe(RECIPE.voices, timing=Timing(lead=(1.0, 1.0), hesitates=1.0))
+    audio, words = lay_out(lines, "name", Tones(), recipe)
+    assert words[0].start == 1.0
+    assert [w.word for w in words] == "What is it. Please say. It is blue.".split()
+    for word in words:
+        side = 0 if word.speaker == "A" else 1
+        part = slice(round(word.start * RATE) + 50, round(word.end * RATE) - 50)
+        assert np.abs(audio[part, side]).mean() > 0.1
+        assert np.abs(audio[part, 1 - side]).max() == 0
+    assert words[3].start - words[2].end >= 1.0, "B hesitates between sentences"
+    assert not check_dialogue(words, None, len(audio) / RATE).notes
+    again, _ = lay_out(lines, "name", Tones(), recipe)
+    assert np.array_equal(audio, again)
+    with pytest.raises(InputError, match="lead 2 to 1"):
+        Timing(lead=(2.0, 1.0))
+
+
+def test_dialogues_are_complete_resumed_and_counted(tmp_path):
+    rows = [
+        ROWS["plain"],
+        ROWS["gsm8k"],
+        ROWS["hssbench"],
+        ROWS["plain"],
+        "{",
+        {"question": "unspeakable", "answer": "x"},
+    ]
+    source = write(tmp_path / "set.jsonl", rows)
+    out = tmp_path / "out"
+    report = make(source, out)
+    assert (report.made, dict(report.refused)) == (2, {"picture": 1})
+    assert [line.split(": ")[0] for line in report.problems] == [
+        "item my-own-id",
+        "set.jsonl, row 5",
+        "dialogue q00006",
+    ]
+    assert dialogue_ids(out) == ["gsm8k-00002", "my-own-id"]
+    dialogue = read_dialogue(out, "my-own-id")
+    assert read_stereo(dialogue).shape[0] == 2
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["sources"][source]["items"] == ["gsm8k-00002", "my-own-id"]
+    assert contamination(out)[source]["count"] == 2
+    (out / "origin" / "my-own-id.json").unlink()
+    again = Tones()
+    report = make(source, out, again)
+    assert (report.made, report.kept) == (1, 1)
+    assert again.spoken <= 4
+    with pytest.raises(InputError, match="made otherwise"):
+        make(source, out, recipe=Recipe(RECIPE.voices, seed=1))
+    whole = {p.name: p.read_bytes() for p in (out / "text").iterdir()}
+    for i in range(2):
+        make(source, tmp_path / "shards", shard=(i, 2))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "shards" / "text").iterdir()} == whole
+
+
+def test_a_model_words_the_dialogues(tmp_path):
+    source = write(tmp_path / "set.jsonl", [ROWS["plain"], {"question": "Why?", "answer": "so"}])
+
+    def turn(request):
+        wants = "sky" in request["messages"][1]["content"]
+        return Turn("B: What colour is it?\nA: It is blue!" if wants else "I cannot do that")
+
+    async def run(server):
+        async with Answers(LLMConfig("m", server.url), tmp_path / "cache") as answers:
+            return await synthesize(source, tmp_path / "out", Tones(), RECIPE, answers=answers)
+
+    with Server(turn) as server:
+        report = asyncio.run(run(server))
+    assert (report.made, dict(report.refused)) == (1, {"rewriting": 1})
+    said = json.loads((tmp_path / "out" / "origin" / "my-own-id.json").read_text())["lines"]
+    assert [line["text"] for line in said] == ["What colour is it.", "It is blue."]
+
+
+class Voice(http.server.BaseHTTPRequestHandler):
+    """A speech server: first busy, then a tone; nonsense for the voice `rubbish`."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append(body)
+        if len(self.server.asked) == 1 or body["voice"] == "broken":
+            self.send_response(503)
+            self.end_headers()
+            return
+        sound = io.BytesIO()
+        tone = 0.3 * np.sin(np.arange(8000) / 10)
+        soundfile.write(sound, np.concatenate([np.zeros(1600), tone, np.zeros(1600)]), 16_000, format="WAV")
+        data = b"rubbish" if body["voice"] == "rubbish" else sound.getvalue()
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def voice_server():
+    server = http.server.HTTPServer(("127.0.0.1", 0), Voice)
+    server.asked = []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+def test_a_speech_endpoint_is_asked_again_and_its_words_are_placed(voice_server):
+    engine = SpeechEndpoint(f"http://127.0.0.1:{voice_server.server_port}/v1", "m", timeout=20)
+    spoken = engine.speak("It is blue.", "nova")
+    assert len(voice_server.asked) == 2
+    assert voice_server.asked[1] == {
+        "model": "m",
+        "voice": "nova",
+        "input": "It is blue.",
+        "response_format": "wav",
+    }
+    assert abs(len(spoken.audio) / RATE - 0.7) < 0.01
+    assert [word for word, _, _ in spoken.words] == ["It", "is", "blue."]
+    assert abs(spoken.words[0][1] - 0.1) < 0.01
+    assert abs(spoken.words[-1][2] - 0.6) < 0.01
+    with pytest.raises(SpeechError, match="no sound"):
+        engine.speak("x", "rubbish")
+    with pytest.raises(SpeechError, match="status 503"):
+        engine.speak("x", "broken")
+    with pytest.raises(InputError, match="--tts-url ftp"):
+        SpeechEndpoint("ftp://x")
+    with pytest.raises(SpeechError, match="nothing is to be heard"):
+        word_times("x", np.zeros(100, np.float32))
+
+
+def kyutai_server(messages):
+    """A WebSocket server that answers every text with these messages; what it was asked is in `asked`."""
+    asked = []
+
+    def handle(socket):
+        asked.append(socket.request.path)
+        asked.append(msgpack.unpackb(socket.recv()))
+        asked.append(msgpack.unpackb(socket.recv()))
+        for message in messages:
+            socket.send(message if isinstance(message, bytes) else msgpack.packb(message))
+
+    server = websockets.sync.server.serve(handle, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    return server, thread, asked
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        (
+            [
+                {"type": "Text", "text": w, "start_s": i * 0.2, "stop_s": i * 0.2 + 0.2}
+                for i, w in enumerate(["It", "is"])
+            ],
+            [("It", 0.0, 0.2), ("is", 0.2, 0.4)],
+        ),
+        ([{"type": "Text", "text": "It is", "start_s": 0.0, "stop_s": 0.4}], None),
+        ([{"type": "Error", "message": "no free channels"}], "no free channels"),
+        ([b"\xc1"], "no MessagePack"),
+    ],
+)
+def test_kyutais_server_speaks_with_its_own_word_times(messages, words):
+    audio = [{"type": "Audio", "pcm": [0.1] * 4800}] * 2
+    server, thread, asked = kyutai_server([{"type": "Ready"}, *messages, *audio])
+    try:
+        engine = KyutaiSpeech(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", timeout=20)
+        if isinstance(words, str):
+            with pytest.raises(SpeechError, match=words):
+                engine.speak("It is", "v.wav")
+            return
+        spoken = engine.speak("It is", "v.wav")
+        assert len(spoken.audio) == 9600
+        assert [word for word, _, _ in spoken.words] == ["It", "is"]
+        assert words is None or list(spoken.words) == words
+        assert asked[0] == "/api/tts_streaming?voice=v.wav&format=PcmMessagePack"
+        assert asked[1:] == [{"type": "Text", "text": "It is"}, {"type": "Eos"}]
+    finally:
+        server.shutdown()
+        thread.join(10)
+    with pytest.raises(SpeechError, match="Refused"):
+        engine.speak("It is", "v.wav")
+    with pytest.raises(InputError, match="expected ws://"):
+        KyutaiSpeech("ftp://x")
+
+
+def test_unknown_word_times_share_the_time_between_known_ones():
+    assert speech._filled([1, 3, 2, 2], [0.0, None, 1.0, None], 2.0) == [0.0, 0.25, 1.0, 1.5, 2.0]
+    assert speech._filled([1, 1], [None, None], 1.0) == [0.0, 0.5, 1.0]
+
+
+def test_without_espeak_ng_one_line_says_what_to_do(tmp_path, monkeypatch, capsys):
+    with pytest.raises(InputError, match="install espeak-ng"):
+        Espeak(library="libnowhere.so.9")
+    source = write(tmp_path / "set.jsonl", [ROWS["plain"]])
+    assert main(["data", "synthesize", source, str(tmp_path / "out"), "--tts", "openai"]) == 2
+    assert "--tts-url" in capsys.readouterr().err
+    for option in (["--lead", "soon"], ["--hesitates", "2"], ["--voices-a", ","], ["--limit", "0"]):
+        assert main(["data", "synthesize", source, str(tmp_path / "out"), *option]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_speaks_through_an_endpoint(voice_server, tmp_path, capsys):
+    source = write(tmp_path / "set.jsonl", [ROWS["plain"]])
+    url = f"http://127.0.0.1:{voice_server.server_port}/v1"
+    command = [
+        "data",
+        "synthesize",
+        source,
+        str(tmp_path / "out"),
+        "--tts",
+        "openai",
+        "--tts-url",
+        url,
+        "--json",
+    ]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["made"] == 1
+    assert dialogue_ids(tmp_path / "out") == ["my-own-id"]
