@@ -16,10 +16,10 @@ import argparse
 from collections.abc import Sequence
 
 from convert.common import add_model_options, make_parser, oracle_option, run
+from kame_jax.checkpoint.native import Meta, save
 from kame_jax.cli.common import emit, log
-from kame_jax.interop import tree
 from kame_jax.interop.checkpoint import open_checkpoint
-from kame_jax.interop.native import Meta, save
+from kame_jax.model import tree
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -1,25 +1,31 @@
-"""Files that are read only if they are regular ones, and files that appear complete or not at all.
+"""Files that are read only if they are regular ones; files and folders that appear complete or not at all.
 
-A FIFO, a socket or a device in place of a file is refused with one line: opening it may wait for ever, and renaming onto
-it would replace its node. A pipe that the shell has opened (`/dev/stdin`, `<(...)`) may be read, up to a limit.
-Folders that appear whole are `interop.native`'s.
+A FIFO, a socket or a device in place of a file is refused with one line: opening it may wait for ever, and renaming
+onto it would replace its node. A pipe that the shell has opened (`/dev/stdin`, `<(...)`) may be read, up to a limit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from kame_jax.errors import InputError, WorkError
 
 NOT_THE_USERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
 """What may happen to a file wherever it was asked for: no room, a broken disk, too many open files."""
+CLEANING_TRIES = 50
+"""How often, a tenth of a second apart, a scratch folder is removed until it is gone."""
 
 TEXT_LIMIT = 1 << 28
 """Bytes of the largest text that is read whole (256 MiB)."""
@@ -85,8 +91,24 @@ def read_text(path: str | os.PathLike[str], expected: str, limit: int = TEXT_LIM
         raise InputError(f"{path}: is not UTF-8 text (byte {error.start}), expected {expected}") from None
 
 
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A JSON object from a regular file.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    text = read_text(path, "a JSON object")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    return value
+
+
 def output_place(path: str | os.PathLike[str]) -> Path:
-    """Where a file named `path` is to be written; links are followed. To be asked before the work whose result it takes.
+    """Where a file named `path` is to be written; links are followed. To be asked before the work whose result it is.
 
     Raises:
         InputError: its folder is missing or not writable, or `path` is there and not a regular file.
@@ -134,6 +156,37 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """`write_whole` of text, in UTF-8."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def free_folder(path: str | os.PathLike[str]) -> Path:
+    """An absolute path at which a folder can be made.
+
+    Raises:
+        InputError: something is there, or the folder above it cannot be made.
+    """
+    target = Path(os.path.abspath(path))
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{path}: exists already; give a new place, or remove it first")
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    return target
+
+
+@contextlib.contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """A scratch folder beside `target`, gone afterwards whatever happens."""
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield scratch
+    finally:
+        # When one of Orbax's writers fails, others may still be making files for a moment.
+        for _ in range(CLEANING_TRIES):
+            shutil.rmtree(scratch, ignore_errors=True)
+            if not scratch.exists():
+                break
+            time.sleep(0.1)
 
 
 def _kind(path: str | os.PathLike[str], expected: str) -> int | None:

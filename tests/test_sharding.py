@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from kame_jax.config import LoRAConfig, config_names, load_codec, load_model
-from kame_jax.interop import tree
+from kame_jax.model import tree
 from kame_jax.sharding import MESH_AXES, make_mesh, partition_spec, shardings
 
 MODELS = [name for name in config_names() if name != "mimi"]

@@ -97,10 +97,11 @@ def run(args: argparse.Namespace) -> None:
 def make_checkpoint(folder: Path, config: str, dtype: str) -> Path:
     """A file with the names and sizes of a model in KAME's layout, filled with noise."""
     from kame_jax.config import load_model
-    from kame_jax.interop import lm_tables, tree
+    from kame_jax.interop import lm_tables
     from kame_jax.interop.safetensors_file import DTYPES as KINDS
     from kame_jax.interop.safetensors_file import SafetensorsWriter, TensorInfo
     from kame_jax.interop.table import expand
+    from kame_jax.model import tree
 
     model = load_model(config)
     slots = expand(lm_tables.written(model, "kame"), tree.shapes(tree.abstract(model)))
@@ -169,8 +170,8 @@ def _anonymous_bytes(pid: int | None) -> int:
 
 
 def _to_jax(source: Path, target: Path) -> None:
+    from kame_jax.checkpoint.native import Meta, save
     from kame_jax.interop.checkpoint import open_checkpoint
-    from kame_jax.interop.native import Meta, save
 
     checkpoint = open_checkpoint(source)
     save(target, checkpoint.weights, Meta(checkpoint.config, checkpoint.provenance))

@@ -110,7 +110,7 @@ def _engine(args: argparse.Namespace, config: ModelConfig, slots: int) -> Engine
 
     from kame_jax.config import load_codec
     from kame_jax.decode.engine import Engine, EngineOptions
-    from kame_jax.interop import tree
+    from kame_jax.model import tree
 
     noise = np.random.default_rng(0).standard_normal(1 << 20, np.float32) * 0.02
 

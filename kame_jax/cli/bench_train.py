@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
             f"--torch {args.torch}: expected a Python interpreter, and {SCRIPT} beside this checkout"
         )
     keep_freed_memory()
-    from kame_jax.interop import tree
+    from kame_jax.model import tree
     from kame_jax.plan.estimate import step_flops
 
     shapes = tree.shapes(tree.abstract_lm(config.model.architecture))

@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Build a data set."""
-    from kame_jax.interop.native import free_folder
+    from kame_jax.files import free_folder
     from kame_jax.make.build import build_store, export_parquet, open_source
     from kame_jax.train.progress import Terminal
 

@@ -25,7 +25,7 @@ from kame_jax.data.events import FIELDS, OracleEvents, pack_events
 from kame_jax.data.records import Record, event_column, record_columns, record_from_columns
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.interop.native import building, free_folder
+from kame_jax.files import building, free_folder
 
 NAME, VERSION = "dialogues", "1.0.0"
 BLOCK_FRAMES = 4096

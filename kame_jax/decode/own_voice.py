@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kame_jax.interop import tree
-from kame_jax.model import LM
+from kame_jax.model import LM, tree
 
 
 def own_voice(model: LM) -> LM:

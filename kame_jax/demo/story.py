@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kame_jax.assets import TINY
+from kame_jax.checkpoint.native import Meta
+from kame_jax.checkpoint.native import save as save_native
 from kame_jax.codec import mimi as codec
 from kame_jax.codec.audio import write_audio
 from kame_jax.codec.recording import decode_recording, encode_recording
@@ -29,8 +31,6 @@ from kame_jax.demo.splice import find_exchanges, splice
 from kame_jax.files import write_whole
 from kame_jax.interop import load_checkpoint, load_mimi, open_checkpoint
 from kame_jax.interop.export import export
-from kame_jax.interop.native import Meta
-from kame_jax.interop.native import save as save_native
 from kame_jax.interop.safetensors_file import SafetensorsFile
 from kame_jax.make.whole import build_records, mimi_encoder
 from kame_jax.oracle import OracleSchedule

@@ -12,7 +12,8 @@ from typing import Protocol
 import ml_dtypes
 import numpy as np
 
-from kame_jax.interop.safetensors_file import BLOCK_BYTES, Box, TensorInfo
+from kame_jax.checkpoint.weights import Box, cast
+from kame_jax.interop.safetensors_file import BLOCK_BYTES, TensorInfo
 from kame_jax.interop.table import Plan, Slot, to_ours, to_theirs
 
 Deviations = dict[str, list[tuple[list[int | None], str]]]
@@ -160,22 +161,6 @@ def blocks(box: Box, itemsize: int) -> Iterator[Box]:
 
 def _volume(box: Box) -> int:
     return math.prod(stop - start for start, stop in box)
-
-
-def cast(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Casts between floating-point dtypes, rounding to nearest.
-
-    bfloat16 to float32 and back, if nothing changed in between, keeps every bit, NaN payloads included.
-    """
-    if value.dtype == dtype:
-        return value
-    if value.dtype == ml_dtypes.bfloat16 and dtype == np.float32:
-        return (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    if value.dtype == np.float32 and dtype == ml_dtypes.bfloat16:
-        bits = np.ascontiguousarray(value).view(np.uint32)
-        if not np.any(bits & 0xFFFF):
-            return (bits >> 16).astype(np.uint16).view(ml_dtypes.bfloat16)
-    return value.astype(dtype)
 
 
 def stored_dtype(slot: Slot, shape: tuple[int, ...], dtype: np.dtype, other: Deviations) -> np.dtype:

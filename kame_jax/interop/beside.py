@@ -11,8 +11,9 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
 from kame_jax.errors import InputError
+from kame_jax.files import read_json
 from kame_jax.interop.checkpoint import open_checkpoint
-from kame_jax.interop.locate import locate, read_config, read_json
+from kame_jax.interop.locate import locate, read_config
 
 TOKENIZER_NAMES = ("tokenizer.model", "tokenizer_spm_32k_3.model")
 """Looked for where no `config.json` names one."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from kame_jax.checkpoint.native import NativeWeights, read_meta
 from kame_jax.config import (
     LoRAConfig,
     MimiConfig,
@@ -25,15 +26,16 @@ from kame_jax.config import (
     load_model,
 )
 from kame_jax.errors import InputError
-from kame_jax.interop import kwargs, lm_tables, mimi_kwargs, mimi_tables, tree
+from kame_jax.files import read_json
+from kame_jax.interop import kwargs, lm_tables, mimi_kwargs, mimi_tables
 from kame_jax.interop.assemble import Deviations, TensorSource, deviations
 from kame_jax.interop.layouts import has_base, readable_layout
-from kame_jax.interop.locate import Located, locate, read_json
-from kame_jax.interop.native import NativeWeights, read_meta
+from kame_jax.interop.locate import Located, locate
 from kame_jax.interop.safetensors_file import SafetensorsFile
 from kame_jax.interop.sizes import Sizes, config_sizes, lora_rank, read_sizes
 from kame_jax.interop.table import match
 from kame_jax.interop.weights import Dequantized, FileWeights, MergedLoRA, Union, Weights, WithOracle
+from kame_jax.model import tree
 
 ORACLE_INITS = ("clone", "identity")
 LORA_MODES = ("merge", "keep")

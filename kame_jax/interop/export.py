@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 import kame_jax
+from kame_jax.checkpoint.weights import Weights, whole
 from kame_jax.config import MimiConfig, ModelConfig
 from kame_jax.errors import InputError
+from kame_jax.files import building, free_folder
 from kame_jax.interop import kwargs, lm_tables, mimi_kwargs, mimi_tables
 from kame_jax.interop.assemble import slot_value, stored_dtype
 from kame_jax.interop.checkpoint import Checkpoint, add_oracle
 from kame_jax.interop.locate import MIMI_CONFIG_NAME
-from kame_jax.interop.native import building, free_folder
 from kame_jax.interop.safetensors_file import SafetensorsWriter, TensorInfo
 from kame_jax.interop.table import Rule, Slot, expand
-from kame_jax.interop.weights import FoldedOracle, Weights, whole
+from kame_jax.interop.weights import FoldedOracle
 
 LM_LAYOUTS = tuple(lm_tables.SPELLINGS)
 MIMI_LAYOUTS = ("mimi", "mimi-fused", "mimi-hf")

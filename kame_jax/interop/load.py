@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
+from kame_jax.checkpoint.native import NativeWeights, jax_arrays
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import MimiConfig, ModelConfig
 from kame_jax.errors import InputError
-from kame_jax.interop import tree
 from kame_jax.interop.checkpoint import Checkpoint, open_checkpoint
-from kame_jax.interop.native import NativeWeights, jax_arrays
 from kame_jax.interop.safetensors_file import Box
 from kame_jax.interop.weights import Weights
+from kame_jax.model import tree
 from kame_jax.model.lm import LM
 from kame_jax.sharding import shardings
 

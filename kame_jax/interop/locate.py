@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
 from kame_jax.errors import InputError
+from kame_jax.files import read_json
 from kame_jax.interop.layouts import detect, has_base
 from kame_jax.interop.mimi_kwargs import is_mimi_kwargs
 from kame_jax.interop.safetensors_file import SUFFIXES, SafetensorsFile
@@ -102,23 +102,6 @@ def read_config(folder: Path) -> tuple[dict[str, Any] | None, str]:
         if (folder / name).is_file():
             return read_json(folder / name), name
     return None, ""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InputError: it cannot be read, or is something else.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return value
 
 
 def _locate_folder(folder: Path, wanted: str) -> Located:

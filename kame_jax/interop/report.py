@@ -11,11 +11,11 @@ import numpy as np
 
 from kame_jax.config import to_dict
 from kame_jax.errors import InputError
-from kame_jax.interop import tree
 from kame_jax.interop.checkpoint import open_checkpoint
 from kame_jax.interop.layouts import FOREIGN, READABLE, detect
 from kame_jax.interop.locate import locate
 from kame_jax.interop.safetensors_file import SafetensorsFile, TensorInfo
+from kame_jax.model import tree
 
 GROUPS: dict[str, tuple[str, str]] = {
     "temporal transformer": ("transformer.", "temporal."),

@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 import ml_dtypes
 import numpy as np
 
+from kame_jax.checkpoint.weights import Box
 from kame_jax.errors import InputError
 
 DTYPES: dict[str, np.dtype] = {
@@ -45,9 +46,6 @@ MIN_RUN_BYTES = 2048
 """Contiguous runs shorter than this are read together with what lies between them: a system call costs as much."""
 BLOCK_BYTES = 64 << 20
 """Largest temporary buffer of a read that has to be taken apart in memory."""
-
-Box = tuple[tuple[int, int], ...]
-"""A region of an array: (start, stop) for each dimension."""
 
 
 class TensorInfo(NamedTuple):

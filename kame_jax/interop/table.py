@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kame_jax.checkpoint.weights import Shapes
 from kame_jax.errors import InputError
 from kame_jax.interop.safetensors_file import TensorInfo
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Our paths (`temporal.layers.attn_in.weight`) and the shapes of the arrays there."""
 
 
 @dataclass(frozen=True)

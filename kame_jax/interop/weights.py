@@ -1,41 +1,22 @@
-"""Sets of weights under our names, wherever they are kept, readable whole or in regions; and what is derived from them.
+"""Weights in foreign files under our names, and what is derived from weights.
 
-Converting, loading onto a mesh and exporting all go through `Weights`, so each derivation (merging adapters, giving a
-Moshi an oracle table, folding one away) is written once and costs one array at a time.
+Converting, loading onto a mesh and exporting all go through `checkpoint.weights.Weights`, so each derivation (merging
+adapters, giving a Moshi an oracle table, folding one away) is written once and costs one array at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 
+from kame_jax.checkpoint.weights import Box, Shapes, Weights, cast
 from kame_jax.errors import InputError
-from kame_jax.interop.assemble import TensorSource, cast, leaf_dtype, read_regions
-from kame_jax.interop.safetensors_file import BLOCK_BYTES, Box
-from kame_jax.interop.table import Plan, Shapes
+from kame_jax.interop.assemble import TensorSource, leaf_dtype, read_regions
+from kame_jax.interop.safetensors_file import BLOCK_BYTES
+from kame_jax.interop.table import Plan
 
 TEXT, ORACLE = "text_emb.", "oracle_emb."
-
-
-class Weights(Protocol):
-    """Arrays by path (`temporal.layers.attn_in.weight`)."""
-
-    @property
-    def shapes(self) -> Shapes:
-        """Path -> shape."""
-
-    def dtype(self, path: str) -> np.dtype:
-        """Dtype of an array as it is kept."""
-
-    def read(self, path: str, boxes: Sequence[Box], dtype: np.dtype | None = None) -> list[np.ndarray]:
-        """Regions of an array, cast to `dtype` unless None; the caller owns what comes back."""
-
-
-def whole(weights: Weights, path: str, dtype: np.dtype | None = None) -> np.ndarray:
-    """One array, all of it."""
-    return weights.read(path, [tuple((0, size) for size in weights.shapes[path])], dtype)[0]
 
 
 class FileWeights:
@@ -52,24 +33,6 @@ class FileWeights:
     def read(self, path: str, boxes: Sequence[Box], dtype: np.dtype | None = None) -> list[np.ndarray]:
         """See `Weights`."""
         return read_regions(self.plan, path, self.source, boxes, dtype or self.dtype(path))
-
-
-class ArrayWeights:
-    """Arrays in memory."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
-        self.arrays = arrays
-        self.shapes: Shapes = {path: array.shape for path, array in arrays.items()}
-
-    def dtype(self, path: str) -> np.dtype:
-        """See `Weights`."""
-        return self.arrays[path].dtype
-
-    def read(self, path: str, boxes: Sequence[Box], dtype: np.dtype | None = None) -> list[np.ndarray]:
-        """See `Weights`."""
-        array = self.arrays[path]
-        parts = [np.array(array[tuple(slice(*extent) for extent in box)]) for box in boxes]
-        return [cast(part, dtype or array.dtype) for part in parts]
 
 
 class MergedLoRA:

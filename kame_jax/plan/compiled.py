@@ -18,7 +18,7 @@ from kame_jax.config import RunConfig
 from kame_jax.decode import step as decode
 from kame_jax.decode.sampling import Sampling
 from kame_jax.errors import InputError
-from kame_jax.interop import tree
+from kame_jax.model import tree
 from kame_jax.plan.estimate import Memory
 from kame_jax.plan.hlo import Collective, Tensor, biggest_tensors, collectives
 from kame_jax.sharding import activation_spec, shardings

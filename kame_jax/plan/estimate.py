@@ -13,7 +13,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from kame_jax.config import RunConfig, TransformerConfig
-from kame_jax.interop import tree
+from kame_jax.model import tree
 from kame_jax.plan.target import Target
 from kame_jax.sharding import MESH_AXES, shardings
 from kame_jax.train.flops import frame_flops

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from kame_jax.checkpoint.native import building
+from kame_jax.checkpoint.weights import ArrayWeights
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import DataConfig, MimiConfig, ModelConfig, OracleConfig, RunConfig, to_dict
 from kame_jax.config.presets import RUN_PRESETS
@@ -28,11 +30,10 @@ from kame_jax.data.samples import Cut, Sample, make_samples
 from kame_jax.data.store import Store, find_store
 from kame_jax.data.stored import MixedSamples, StoredSamples, open_samples
 from kame_jax.errors import InputError
-from kame_jax.interop import Checkpoint, load_mimi, tree
+from kame_jax.interop import Checkpoint, load_mimi
 from kame_jax.interop.export import MIMI_NAME, export
-from kame_jax.interop.native import building
-from kame_jax.interop.weights import ArrayWeights
 from kame_jax.make.whole import build_records, mimi_encoder
+from kame_jax.model import tree
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.oracle.text import load_tokenizer
 from kame_jax.streams import oracle_start_id

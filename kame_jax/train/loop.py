@@ -15,13 +15,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from kame_jax.checkpoint.manager import Checkpoints, save_weights
 from kame_jax.config import RunConfig, to_yaml
 from kame_jax.data.pipeline import longest, read_ahead, train_batches
 from kame_jax.data.samples import Sample
 from kame_jax.data.store import find_store
 from kame_jax.errors import InputError
 from kame_jax.files import write_text
-from kame_jax.train.checkpoints import Checkpoints, save_weights
 from kame_jax.train.corpus import (
     find_tokenizers,
     fingerprint,
@@ -43,7 +43,14 @@ from kame_jax.train.program import Program, make_program, run_mesh
 from kame_jax.train.progress import Terminal
 from kame_jax.train.signals import Signals
 from kame_jax.train.start import first_params
-from kame_jax.train.state import TrainState, count, init_state, joined
+from kame_jax.train.state import (
+    TrainState,
+    checkpoint_items,
+    count,
+    from_checkpoint_items,
+    init_state,
+    joined,
+)
 from kame_jax.train.step import local_rows, put_batch
 from kame_jax.train.watchdog import Watchdog
 
@@ -162,7 +169,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
                     watchdog.be_patient()
                     with log.meter.paused():
                         check_finite(number, jax.device_get(out))
-                        checkpoints.save(state, figure)
+                        checkpoints.save(number, *checkpoint_items(state), figure)
                     saved = time.monotonic()
                     watchdog.alive()
                 if stop:
@@ -190,12 +197,12 @@ def _first_state(
         raise InputError(
             f"{folder}: its newest checkpoint is of step {newest}, train.steps is {config.train.steps}"
         )
-    if found := checkpoints.restore(program.abstract_state(), program.places):
-        state, same_data = found
-        watch.say(f"continuing from step {int(state.step)} of {folder}")
-        if not same_data:
+    if found := checkpoints.restore(*checkpoint_items(program.abstract_state())):
+        state = from_checkpoint_items(found.step, found.params, found.opt, program.places)
+        watch.say(f"continuing from step {found.step} of {folder}")
+        if not found.same_samples:
             watch.say("the data is not what this run has seen so far: its batches are others from here on")
-        return state, int(state.step)
+        return state, found.step
     params, checkpoints.provenance = first_params(config, mesh)
     average = config.train.ema is not None
     return init_state(params, program.optimizer, program.places, program.frozen, ema=average), 0

@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 
 from kame_jax.config import ModelConfig, RunConfig, to_dict
 from kame_jax.errors import InputError
-from kame_jax.interop import open_checkpoint, tree
+from kame_jax.interop import open_checkpoint
 from kame_jax.interop.load import build_lm
-from kame_jax.model import LM
+from kame_jax.model import LM, tree
 from kame_jax.train.optimizer import GROUPS
 from kame_jax.train.state import (
     Frozen,

@@ -16,8 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kame_jax.config import ModelConfig
-from kame_jax.interop import tree
-from kame_jax.model import LM
+from kame_jax.model import LM, tree
 from kame_jax.sharding import shardings
 from kame_jax.train.optimizer import group_of
 
@@ -180,6 +179,23 @@ def state_shardings(
 def dotted(path: tuple[Any, ...]) -> str:
     """A pytree path as text: `opt_state.1.inner_states.depth.inner_state.0.mu.depth.input.weight`."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def checkpoint_items(state: TrainState) -> tuple[Params, dict[str, Any]]:
+    """The items `params` and `opt` of a checkpoint, the optimizer's state by its own field names."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(state.opt_state)
+    opt = {"opt_state": tree.nest({dotted(path): leaf for path, leaf in flat})}
+    return state.params, opt if state.ema is None else opt | {"ema": state.ema}
+
+
+def from_checkpoint_items(
+    step: int, params: Params, opt: Mapping[str, Any], places: TrainState
+) -> TrainState:
+    """The inverse of `checkpoint_items`."""
+    named = tree.flatten(opt["opt_state"])
+    opt_state = jax.tree_util.tree_map_with_path(lambda path, _: named[dotted(path)], places.opt_state)
+    count = jax.device_put(jnp.asarray(step, jnp.int32), places.step)
+    return TrainState(params, opt_state, count, opt.get("ema"))
 
 
 def count(params: Mapping[str, Any]) -> int:

@@ -11,8 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kame_jax.config import DropoutConfig, LossConfig
-from kame_jax.interop import tree
-from kame_jax.model import LM, Execution
+from kame_jax.model import LM, Execution, tree
 from kame_jax.sharding import BATCH
 from kame_jax.train.dropout import drop_inputs
 from kame_jax.train.loss import Batch, Parts, label_counts, loss_parts, total_loss

@@ -22,13 +22,14 @@ import numpy as np
 import optax
 from flax import nnx
 
+from kame_jax.checkpoint.weights import ArrayWeights
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import load_codec
 from kame_jax.data.dialogue import read_dialogues, read_stereo
 from kame_jax.demo.dialogues import ROOT
-from kame_jax.interop import Checkpoint, tree
+from kame_jax.interop import Checkpoint
 from kame_jax.interop.export import export
-from kame_jax.interop.weights import ArrayWeights
+from kame_jax.model import tree
 
 FRAMES = 12
 """Frames of a training clip."""

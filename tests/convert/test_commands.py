@@ -219,7 +219,7 @@ def test_failing_at_work_is_status_1(tmp_path, capsys, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kame_jax.interop.native.whole", full)
+    monkeypatch.setattr("kame_jax.checkpoint.native.whole", full)
     status, _, err = run(capsys, to_jax, GOLDEN / "lm" / "user_stream", tmp_path / "x")
     assert status == 1
     assert "No space left on device" in err

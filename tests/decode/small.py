@@ -19,8 +19,7 @@ from kame_jax.config import (
     TransformerConfig,
 )
 from kame_jax.decode.engine import Engine, EngineOptions
-from kame_jax.interop import tree
-from kame_jax.model import LM
+from kame_jax.model import LM, tree
 from kame_jax.oracle.text import load_tokenizer
 from tests.golden.read import QUICK
 

@@ -9,7 +9,7 @@ import pytest
 
 from kame_jax.decode import frame_step, greedy, init_state
 from kame_jax.decode.step import Guidance
-from kame_jax.interop import tree
+from kame_jax.model import tree
 from tests.decode import small
 from tests.golden.read import QUICK, distance
 

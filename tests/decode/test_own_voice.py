@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kame_jax.decode.own_voice import own_voice
-from kame_jax.interop import tree
+from kame_jax.model import tree
 from tests.decode import small
 from tests.golden.read import QUICK
 

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from kame_jax.interop import tree
 from kame_jax.interop.lm_tables import written
 from kame_jax.interop.load import load_checkpoint
 from kame_jax.interop.table import expand
-from kame_jax.model import LM
+from kame_jax.model import LM, tree
 from kame_jax.model.conditioner import table_row
 
 LM_FILES = Path(__file__).parent / "lm"

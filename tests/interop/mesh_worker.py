@@ -9,9 +9,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 import numpy as np
 
-from kame_jax.interop import load_checkpoint, open_checkpoint, safetensors_file, tree
+from kame_jax.interop import load_checkpoint, open_checkpoint, safetensors_file
 from kame_jax.interop.load import build_lm
 from kame_jax.interop.safetensors_file import SafetensorsFile
+from kame_jax.model import tree
 from kame_jax.sharding import make_mesh, shardings
 
 # Rows here are a hundredth of the 7B's, and so is the shortest run worth a read of its own.

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from kame_jax.checkpoint.weights import ArrayWeights, whole
 from kame_jax.config import LoRAConfig
 from kame_jax.errors import InputError
 from kame_jax.interop import load_checkpoint, open_checkpoint
 from kame_jax.interop.checkpoint import add_oracle
 from kame_jax.interop.export import export
-from kame_jax.interop.weights import ArrayWeights, FoldedOracle, MergedLoRA, whole
+from kame_jax.interop.weights import FoldedOracle, MergedLoRA
 from tests.interop.files import BFLOAT16, adapters, cast, fuse, golden, is_linear, quantize, write
 
 PAD = 3

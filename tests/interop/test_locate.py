@@ -12,9 +12,10 @@ from safetensors.numpy import save_file
 
 from kame_jax.config import load_model
 from kame_jax.errors import InputError
-from kame_jax.interop import lm_tables, load_checkpoint, open_checkpoint, tree
+from kame_jax.interop import lm_tables, load_checkpoint, open_checkpoint
 from kame_jax.interop.layouts import detect
 from kame_jax.interop.table import expand
+from kame_jax.model import tree
 from tests.interop.files import GOLDEN, adapters, expose, fuse, golden, mimi, quantize, write
 
 

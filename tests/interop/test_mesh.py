@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from kame_jax.checkpoint.native import Meta, save
+from kame_jax.checkpoint.weights import ArrayWeights
 from kame_jax.config import load_model
-from kame_jax.interop import tree
 from kame_jax.interop.checkpoint import Checkpoint, open_checkpoint
 from kame_jax.interop.export import export
-from kame_jax.interop.native import Meta, save
-from kame_jax.interop.weights import ArrayWeights
+from kame_jax.model import tree
 from tests.interop.files import fuse, write
 
 ROOT = Path(__file__).parent.parent.parent

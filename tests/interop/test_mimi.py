@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from kame_jax.checkpoint.native import Meta, save
 from kame_jax.config import MimiConfig
 from kame_jax.errors import InputError
-from kame_jax.interop import load_mimi, mimi_kwargs, open_checkpoint, tree
+from kame_jax.interop import load_mimi, mimi_kwargs, open_checkpoint
 from kame_jax.interop.export import MIMI_LAYOUTS, export
-from kame_jax.interop.native import Meta, save
+from kame_jax.model import tree
 from tests.interop.files import GOLDEN, assert_same_bytes, cast, mimi, write
 
 CONFIG = json.loads((GOLDEN / "mimi" / "config.json").read_text())

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from kame_jax.checkpoint.native import Meta, save
 from kame_jax.errors import InputError
 from kame_jax.interop import open_checkpoint
 from kame_jax.interop.export import export
-from kame_jax.interop.native import Meta, save
 from tests.interop.files import (
     BFLOAT16,
     LM_CASES,

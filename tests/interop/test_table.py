@@ -8,9 +8,10 @@ import pytest
 
 from kame_jax.config import config_names, load_codec, load_model
 from kame_jax.errors import InputError
-from kame_jax.interop import lm_tables, mimi_tables, open_checkpoint, tree
+from kame_jax.interop import lm_tables, mimi_tables, open_checkpoint
 from kame_jax.interop.safetensors_file import TensorInfo
 from kame_jax.interop.table import Rule, expand, match
+from kame_jax.model import tree
 from tests.interop.files import fuse, golden, write
 
 MODELS = [name for name in config_names() if name != "mimi"]

@@ -14,8 +14,7 @@ import numpy as np
 import optax
 
 from kame_jax.config import LossConfig
-from kame_jax.interop import tree
-from kame_jax.model import layers
+from kame_jax.model import layers, tree
 from kame_jax.plan.hlo import collectives
 from kame_jax.sharding import make_mesh
 from kame_jax.train.state import abstract_model, dotted, init_params, init_state, state_shardings

@@ -13,8 +13,9 @@ from kame_jax.data.samples import make_samples
 from kame_jax.data.store import write_store
 from kame_jax.demo.dialogues import ROOT, sample_entries
 from kame_jax.errors import InputError
-from kame_jax.interop import load_mimi, tree
+from kame_jax.interop import load_mimi
 from kame_jax.interop.beside import find_codec, find_tokenizer
+from kame_jax.model import tree
 from kame_jax.train import corpus
 from kame_jax.train.corpus import (
     Tokenizers,

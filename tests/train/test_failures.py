@@ -11,7 +11,8 @@ from kame_jax.cli.main import main
 from kame_jax.config import to_yaml
 from kame_jax.data.records import load_records
 from kame_jax.data.store import write_store
-from kame_jax.interop import load_checkpoint, tree
+from kame_jax.interop import load_checkpoint
+from kame_jax.model import tree
 from kame_jax.train.loop import run
 from kame_jax.train.metrics import Silent
 from kame_jax.train.progress import Terminal

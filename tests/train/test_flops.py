@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from kame_jax.config import LoRAConfig, load_model
-from kame_jax.interop import tree
+from kame_jax.model import tree
 from kame_jax.train.flops import active_parameters, attention_flops, frame_flops
 from kame_jax.train.hardware import find_chip
 from kame_jax.train.loss import loss_parts

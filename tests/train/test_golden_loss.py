@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from kame_jax.config import LossConfig, OptimizerConfig
-from kame_jax.interop import tree
-from kame_jax.model import LM
+from kame_jax.model import LM, tree
 from kame_jax.sharding import make_mesh
 from kame_jax.train.loss import label_counts, loss_parts, report, total_loss
 from kame_jax.train.optimizer import make_optimizer

@@ -9,7 +9,8 @@ import pytest
 
 from kame_jax.config import load_run
 from kame_jax.errors import InputError
-from kame_jax.interop import load_checkpoint, tree
+from kame_jax.interop import load_checkpoint
+from kame_jax.model import tree
 from kame_jax.train.loop import run
 from kame_jax.train.metrics import Silent, read_metrics
 from tests.train.small import SignalAt, run_config, with_settings, write_records

@@ -15,7 +15,8 @@ import pytest
 
 from kame_jax.config import to_yaml
 from kame_jax.errors import InputError
-from kame_jax.interop import load_checkpoint, tree
+from kame_jax.interop import load_checkpoint
+from kame_jax.model import tree
 from kame_jax.train.loop import CLOCK_EVERY
 from kame_jax.train.metrics import read_metrics
 from kame_jax.train.processes import connect

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kame_jax.checkpoint.checksum import checksum
 from kame_jax.errors import InputError
-from kame_jax.interop import load_checkpoint, tree
+from kame_jax.interop import load_checkpoint
+from kame_jax.model import tree
 from kame_jax.sharding import make_mesh
 from kame_jax.train import loop
-from kame_jax.train.checksum import checksum
 from kame_jax.train.loop import run
 from kame_jax.train.metrics import Silent, read_metrics
 from kame_jax.train.step import ARRAYS

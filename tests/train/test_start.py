@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from kame_jax.checkpoint.native import Meta, save
+from kame_jax.checkpoint.weights import ArrayWeights
 from kame_jax.config import LoRAConfig, LossConfig
-from kame_jax.interop import load_checkpoint, tree
-from kame_jax.interop.native import Meta, save
-from kame_jax.interop.weights import ArrayWeights
+from kame_jax.interop import load_checkpoint
+from kame_jax.model import tree
 from kame_jax.sharding import make_mesh
 from kame_jax.train.loss import loss_parts, report
 from kame_jax.train.start import first_params

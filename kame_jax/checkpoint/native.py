@@ -13,9 +13,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +22,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from kame_jax.checkpoint.weights import Box, Shapes, Weights, cast, whole
 from kame_jax.config import MimiConfig, ModelConfig, build, to_dict
 from kame_jax.errors import InputError
-from kame_jax.interop import tree
-from kame_jax.interop.assemble import cast
-from kame_jax.interop.locate import read_json
-from kame_jax.interop.safetensors_file import Box
-from kame_jax.interop.table import Shapes
-from kame_jax.interop.weights import Weights, whole
+from kame_jax.files import building, free_folder, read_json
+from kame_jax.model import tree
 
 try:
     from orbax.checkpoint import v1
@@ -44,9 +38,6 @@ META_NAME = "data.json"
 """The file that Orbax's own JSON handler reads and writes in an item."""
 CHUNK_BYTES = 32 << 20
 """Largest piece of an array in a file of its own; stacked layers and weight sets are cut apart first."""
-CLEANING_TRIES = 50
-"""How often, a tenth of a second apart, a scratch folder is removed until it is gone."""
-
 KINDS: dict[str, type] = {"lm": ModelConfig, "mimi": MimiConfig}
 
 
@@ -142,37 +133,6 @@ def _checkpointer() -> ocp.Checkpointer:
         use_ocdbt=False, use_zarr3=True, use_compression=False, type_handler_registry=registry
     )
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler(params=params))
-
-
-def free_folder(path: str | os.PathLike[str]) -> Path:
-    """An absolute path at which a folder can be made.
-
-    Raises:
-        InputError: something is there, or the folder above it cannot be made.
-    """
-    target = Path(os.path.abspath(path))
-    try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(f"{path}: exists already; give a new place, or remove it first")
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    return target
-
-
-@contextlib.contextmanager
-def building(target: Path) -> Iterator[Path]:
-    """A scratch folder beside `target`, gone afterwards whatever happens."""
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield scratch
-    finally:
-        # When one of Orbax's writers fails, others may still be making files for a moment.
-        for _ in range(CLEANING_TRIES):
-            shutil.rmtree(scratch, ignore_errors=True)
-            if not scratch.exists():
-                break
-            time.sleep(0.1)
 
 
 class NativeWeights:

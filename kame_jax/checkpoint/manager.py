@@ -1,8 +1,9 @@
 """Checkpoints of a run: `<run_dir>/checkpoints/<step>` with the items `params`, `opt`, `data` and `meta`.
 
-`params` and `meta` are what `interop.native` reads, so that any command takes such a folder; `opt` and `data` are what
-a run continues from. Batches are a function of (seed, step): `data` is those two numbers, and a sum over every array's
-bits, which tells a checkpoint that was damaged from one that was not.
+`params` and `meta` are what `native` reads, so that any command takes such a folder; `opt` and `data` are what a run
+continues from. Batches are a function of (seed, step): `data` is those two numbers, and a sum over every array's bits,
+which tells a checkpoint that was damaged from one that was not. What the arrays of `params` and `opt` are is the
+trainer's to know: here they are nested dictionaries.
 """
 
 from __future__ import annotations
@@ -14,21 +15,34 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
+from kame_jax.checkpoint.checksum import checksum
+from kame_jax.checkpoint.native import Meta, read_meta, v1
 from kame_jax.config import ModelConfig
 from kame_jax.errors import InputError, WorkError
-from kame_jax.interop import tree
-from kame_jax.interop.native import Meta, read_meta, v1
-from kame_jax.train.checksum import checksum
-from kame_jax.train.state import Params, TrainState, dotted
+from kame_jax.model import tree
 
 DAMAGED = ".damaged"
 """Added to the name of a checkpoint that cannot be used."""
+
+
+Nested = Mapping[str, Any]
+"""Nested dictionaries of arrays, or of their shapes: `params["temporal"]["layers"]["attn_in"]["weight"]`."""
+
+
+class Restored(NamedTuple):
+    """What a run continues from."""
+
+    step: int
+    params: dict[str, Any]
+    opt: dict[str, Any]
+    same_samples: bool
+    """Whether it was trained on the samples that this run has."""
 
 
 class Damaged(Exception):
@@ -99,37 +113,34 @@ class Checkpoints:
                 )
         return self._opened
 
-    def save(self, state: TrainState, figure: float | None = None) -> int:
+    def save(self, step: int, params: Nested, opt: Nested, figure: float | None = None) -> None:
         """Writes a state in the background, once it is copied to the host; a step that is there already stays as it is.
 
         Args:
-            state: on its devices.
+            step: how many updates made it.
+            params: the weights, on their devices.
+            opt: what else the run continues from, by name.
             figure: what `keep_best` compares, the smaller the better; None has no part in it.
-
-        Returns:
-            The step.
 
         Raises:
             WorkError: this one, or the one before it, cannot be written.
         """
-        step = int(state.step)
         if step == self.latest:
-            return step
+            return
         items = {
-            "params": _present(state.params),
-            "opt": _present(_optimizer(state)),
+            "params": _present(params),
+            "opt": _present(opt),
             "data": {
                 "seed": self.seed,
                 "step": step,
                 "samples": self.samples,
-                "checksum": checksum(state._replace(step=None)),
+                "checksum": _checksum(params, opt),
             },
             "meta": Meta(self.config, self.provenance).to_json(),
         }
         figures = None if figure is None else {"best": figure}
         with self._writing():
             self._checkpointer.save_checkpointables_async(step, items, force=True, metrics=figures)
-        return step
 
     def wait(self) -> None:
         """Returns when everything is written.
@@ -154,17 +165,17 @@ class Checkpoints:
                 "make room, and the same command continues from the newest"
             ) from error
 
-    def restore(self, abstract: TrainState, places: TrainState) -> tuple[TrainState, bool] | None:
+    def restore(self, params: Nested, opt: Nested) -> Restored | None:
         """The newest state that is whole, each array sliced onto its devices, whatever mesh it was saved from.
 
         One that is damaged is said, renamed (`<step>.damaged`), and the one before it is taken.
 
         Args:
-            abstract: shapes and dtypes.
-            places: shardings.
+            params: shapes, dtypes and shardings of what `save` was given.
+            opt: the same.
 
         Returns:
-            The state, and whether it was trained on the same samples; None without any checkpoint.
+            None without any checkpoint.
 
         Raises:
             InputError: the checkpoint is of another model, optimizer or seed; or there are some, and all are damaged.
@@ -172,7 +183,7 @@ class Checkpoints:
         steps = self.steps
         for step in reversed(steps):
             try:
-                return self._restore(step, abstract, places)
+                return self._restore(step, params, opt)
             except Damaged as damage:
                 self.say(f"{self.folder / str(step)}: damaged, so the checkpoint before it is used: {damage}")
                 self._set_aside(step)
@@ -180,7 +191,7 @@ class Checkpoints:
             raise InputError(f"{self.folder}: every checkpoint is damaged; start anew in another run_dir")
         return None
 
-    def _restore(self, step: int, abstract: TrainState, places: TrainState) -> tuple[TrainState, bool]:
+    def _restore(self, step: int, params: Nested, opt: Nested) -> Restored:
         path = self.folder / str(step)
         try:
             meta = read_meta(path)
@@ -190,10 +201,7 @@ class Checkpoints:
             raise InputError(
                 f"{path}: of another model than this run's: give a new run_dir, or start with init_from"
             )
-        targets = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, places
-        )
-        wanted = {"params": _present(targets.params), "opt": _present(_optimizer(targets)), "data": None}
+        wanted = {"params": _present(params), "opt": _present(opt), "data": None}
         self._check_names(step, wanted)
         try:
             with _quiet():
@@ -203,20 +211,11 @@ class Checkpoints:
         data = items["data"]
         if data["seed"] != self.seed:
             raise InputError(f"{path}: of a run with seed {data['seed']}, this one has {self.seed}")
-        found = tree.flatten({"params": items["params"]} | items["opt"])
-
-        def take(path: tuple[Any, ...], leaf: Any, place: Any) -> jax.Array:
-            name = dotted(path)
-            return found[name] if name in found else jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), place)
-
-        state = jax.tree_util.tree_map_with_path(
-            take, abstract._replace(step=None), places._replace(step=None)
-        )
-        if checksum(state) != data["checksum"]:
+        found = _complete(items["params"], params), _complete(items["opt"], opt)
+        if _checksum(*found) != data["checksum"]:
             raise Damaged("its arrays are not those that were written")
         self.provenance = meta.provenance
-        state = state._replace(step=jax.device_put(jnp.asarray(step, jnp.int32), places.step))
-        return state, data["samples"] == self.samples
+        return Restored(step, *found, data["samples"] == self.samples)
 
     def _check_names(self, step: int, wanted: Mapping[str, Any]) -> None:
         """Raises InputError when a whole checkpoint holds other arrays than this run's, Damaged when items lack."""
@@ -266,7 +265,7 @@ class Checkpoints:
                 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-def save_weights(path: Path, params: Params, config: ModelConfig, provenance: Mapping[str, Any]) -> None:
+def save_weights(path: Path, params: Nested, config: ModelConfig, provenance: Mapping[str, Any]) -> None:
     """Weights alone as a checkpoint that every command reads, in place of one that is there."""
     items = {"params": _present(params), "meta": Meta(config, dict(provenance)).to_json()}
     with _quiet(), _context():
@@ -274,7 +273,7 @@ def save_weights(path: Path, params: Params, config: ModelConfig, provenance: Ma
 
 
 def _context() -> v1.Context:
-    """Small items are JSON, as `interop.native` reads them."""
+    """Small items are JSON, as `native` reads them."""
     registry = v1.handlers.local_registry()
     for name in ("meta", "data"):
         registry.add(v1.handlers.JsonHandler, checkpointable_name=name)
@@ -283,22 +282,26 @@ def _context() -> v1.Context:
     return context
 
 
-def _optimizer(state: TrainState) -> dict[str, Any]:
-    """What the item `opt` holds: the optimizer's state, and the moving average of the weights where there is one."""
-    items = {"opt_state": _names(state.opt_state)}
-    return items if state.ema is None else items | {"ema": state.ema}
+def _checksum(params: Nested, opt: Nested) -> int:
+    return checksum((params, *opt.values()))
 
 
-def _names(opt_state: Any) -> dict[str, Any]:
-    """An optimizer's state as nested dictionaries by its own field names."""
-    return tree.nest(
-        {dotted(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(opt_state)[0]}
-    )
-
-
-def _present(nested: dict[str, Any]) -> dict[str, Any]:
+def _present(nested: Nested) -> dict[str, Any]:
     """Without arrays of size 0, which Orbax does not write."""
     return tree.nest({path: leaf for path, leaf in tree.flatten(nested).items() if leaf.size})
+
+
+def _complete(found: Nested, targets: Nested) -> dict[str, Any]:
+    """With the arrays of size 0 that `_present` left out, in the order of the targets."""
+    arrays = tree.flatten(found)
+    return tree.nest(
+        {
+            path: arrays[path]
+            if path in arrays
+            else jax.device_put(jnp.zeros(target.shape, target.dtype), target.sharding)
+            for path, target in tree.flatten(targets).items()
+        }
+    )
 
 
 def _reason(error: BaseException) -> str:

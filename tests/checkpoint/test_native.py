@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
+from kame_jax.checkpoint.native import Meta, NativeWeights, meta_context, read_meta, save, v1
+from kame_jax.checkpoint.weights import ArrayWeights, whole
 from kame_jax.config import to_dict
 from kame_jax.errors import InputError
-from kame_jax.interop import load_checkpoint, open_checkpoint, tree
-from kame_jax.interop.native import Meta, NativeWeights, meta_context, read_meta, save, v1
-from kame_jax.interop.weights import ArrayWeights, whole
+from kame_jax.interop import load_checkpoint, open_checkpoint
+from kame_jax.model import tree
 from tests.interop.files import GOLDEN, golden, write
 
 SOURCE = GOLDEN / "lm" / "user_stream"
