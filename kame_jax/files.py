@@ -57,6 +57,19 @@ def regular_file(path: str | os.PathLike[str], expected: str) -> Path:
     return Path(path)
 
 
+def open_pipe(path: str | os.PathLike[str]) -> int | None:
+    """The descriptor that `path` names, where it is a pipe or a file that this process was started with."""
+    match = re.fullmatch(r"-|/dev/stdin|/dev/fd/(\d+)", os.fspath(path))
+    if match is None:
+        return None
+    descriptor = int(match[1] or 0)
+    try:
+        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    except OSError:
+        return None
+    return descriptor if kind in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG) else None
+
+
 def read_bytes(path: str | os.PathLike[str], expected: str, limit: int = TEXT_LIMIT) -> bytes:
     """All bytes of a regular file, or of a pipe that this process was started with.
 
@@ -68,7 +81,7 @@ def read_bytes(path: str | os.PathLike[str], expected: str, limit: int = TEXT_LI
     Raises:
         InputError: it cannot be read, is not a regular file, or holds more than `limit` bytes.
     """
-    pipe = _open_pipe(path)
+    pipe = open_pipe(path)
     try:
         with open(regular_file(path, expected) if pipe is None else os.dup(pipe), "rb") as file:
             content = file.read(limit + 1)
@@ -201,16 +214,3 @@ def _kind(path: str | os.PathLike[str], expected: str) -> int | None:
     ) as error:  # no permission, a loop of links, a name too long or with a NUL in it
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be opened: {reason}; expected {expected}") from None
-
-
-def _open_pipe(path: str | os.PathLike[str]) -> int | None:
-    """The descriptor that `path` names, where it is a pipe or a file that this process was started with."""
-    match = re.fullmatch(r"-|/dev/stdin|/dev/fd/(\d+)", os.fspath(path))
-    if match is None:
-        return None
-    descriptor = int(match[1] or 0)
-    try:
-        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-    except OSError:
-        return None
-    return descriptor if kind in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG) else None

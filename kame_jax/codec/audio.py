@@ -1,24 +1,24 @@
 """Sound files in and out: one channel of float32 samples at the rate that is asked for.
 
-Reads whatever libsndfile reads, block by block, so that a long file at a high rate never lies in memory whole.
+Files are read block by block, so that a long one at a high rate never lies in memory whole.
 """
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
+from kame_jax.codec.sound_file import SoundFile
 from kame_jax.errors import InputError
 from kame_jax.files import write_whole
 
-BLOCK = 1 << 18
-"""Samples of each channel read at once."""
+LOUDEST = 100.0
+"""Times full scale: floating-point files may well exceed 1; integers stored as floats and junk exceed this, too."""
 CHANNEL_NAMES = {"left": 0, "right": 1}
 
 
@@ -26,37 +26,38 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int, channel: str = "m
     """One channel of a sound file at `sample_rate` samples a second.
 
     Args:
-        path: any format that libsndfile knows (wav, flac, ogg, mp3, ...), any rate, any number of channels.
-        sample_rate: of the result; other rates are converted (soxr, high quality).
+        path: as `read_channels` takes it.
+        sample_rate: of the result.
         channel: a number from 0, "left", "right", or "mix", the mean of all channels.
 
     Returns:
         float32 `[samples]`, full scale is 1.
 
     Raises:
-        InputError: the file is missing, unreadable or empty, lacks the channel, or holds a NaN or an infinity.
+        InputError: as `read_channels`, or the file lacks the channel.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file, expected a sound file")
-    try:
-        with soundfile.SoundFile(path) as file:
-            pick = _picker(path, channel, file.channels)
-            resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32")
-            same, parts, position = file.samplerate == sample_rate, [], 0
-            for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
-                samples = pick(block)
-                if not np.isfinite(samples).all():
-                    at = (position + int(np.argmin(np.isfinite(samples)))) / file.samplerate
-                    raise InputError(f"{path}: the sample at {at:.3f} s is not a finite number")
-                position += len(block)
-                parts.append(samples if same else resampler.resample_chunk(samples))
-            if not position:
-                raise InputError(f"{path}: holds no samples")
-            if not same:
-                parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    except soundfile.LibsndfileError as error:
-        raise InputError(f"{path}: cannot be read as a sound file: {error.error_string.strip()}") from None
-    return np.concatenate(parts)
+    with SoundFile(path) as file:
+        return _resampled(file, sample_rate, _picker(path, channel, file.channels), 1)[:, 0]
+
+
+def read_channels(path: str | os.PathLike[str], sample_rate: int) -> np.ndarray:
+    """All channels of a sound file at `sample_rate` samples a second.
+
+    A file that ends before its header says is used as far as it goes, with a warning.
+
+    Args:
+        path: any format that libsndfile knows (wav, flac, ogg, mp3, ...), any rate, any number of channels.
+        sample_rate: of the result; other rates are converted (soxr, high quality).
+
+    Returns:
+        float32 `[channels, samples]`, full scale is 1.
+
+    Raises:
+        InputError: the file is missing, unreadable or empty, or holds a sample that is no sound: NaN, an infinity, or
+            far beyond full scale.
+    """
+    with SoundFile(path) as file:
+        return np.ascontiguousarray(_resampled(file, sample_rate, lambda block: block, file.channels).T)
 
 
 def write_audio(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: int) -> int:
@@ -74,17 +75,38 @@ def write_audio(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: 
         InputError: the file cannot be written there.
     """
 
-    def write(file: BinaryIO) -> None:
-        soundfile.write(file, np.clip(samples, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
-
-    write_whole(path, write)
+    wav = io.BytesIO()  # libsndfile has no words for a full disk
+    soundfile.write(wav, np.clip(samples, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
+    write_whole(path, lambda file: file.write(wav.getbuffer()))
     return int(np.count_nonzero(np.abs(samples) > 1.0))
 
 
+def _resampled(
+    file: SoundFile, sample_rate: int, pick: Callable[[np.ndarray], np.ndarray], channels: int
+) -> np.ndarray:
+    """What `pick` takes of each block, float32 `[samples, channels]`, at `sample_rate`."""
+    resampler = soxr.ResampleStream(file.samplerate, sample_rate, channels, dtype="float32")
+    parts, position = [], 0
+    for block in file.blocks_to_end():
+        samples = pick(block)
+        sound = np.abs(samples) <= LOUDEST
+        if not sound.all():
+            first = int(np.argmin(sound.all(axis=1)))
+            raise InputError(
+                f"{file.path}: the sample at {(position + first) / file.samplerate:.3f} s is "
+                f"{samples[first][~sound[first]][0]:g}, expected -1 to 1, which is full scale"
+            )
+        position += len(block)
+        parts.append(samples.copy() if file.samplerate == sample_rate else resampler.resample_chunk(samples))
+    if file.samplerate != sample_rate:
+        parts.append(resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True))
+    return np.concatenate(parts)
+
+
 def _picker(path: str | os.PathLike[str], channel: str, channels: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that takes one channel, or the mean, out of a block `[samples, channels]`."""
+    """The function that takes one channel, or the mean, out of a block: `[samples, channels]` to `[samples, 1]`."""
     if channel == "mix":
-        return lambda block: block.mean(axis=1)
+        return lambda block: block.mean(axis=1, keepdims=True)
     index = CHANNEL_NAMES.get(channel)
     if index is None:
         if not channel.isdecimal():
@@ -94,4 +116,4 @@ def _picker(path: str | os.PathLike[str], channel: str, channels: int) -> Callab
         raise InputError(
             f"{path}: has {channels} channel{'s' if channels > 1 else ''}, so there is no channel {channel!r}"
         )
-    return lambda block: np.ascontiguousarray(block[:, index])
+    return lambda block: np.ascontiguousarray(block[:, index, None])

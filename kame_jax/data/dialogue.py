@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 
+from kame_jax.codec.audio import read_channels
 from kame_jax.data.words import CHANNELS, Word, words_from_json
 from kame_jax.errors import InputError
 
@@ -87,7 +86,7 @@ def read_dialogue(root: str | Path, name: str) -> Dialogue:
         raise InputError(f"dialogue {name}: speakers {sorted(speakers)}, expected only {sorted(CHANNELS)}")
     if missing := sorted(set(CHANNELS) - speakers):
         raise InputError(f"dialogue {name}: no word of speaker {', '.join(missing)}, expected words of both")
-    audio = next((p for s in AUDIO_SUFFIXES if (p := root / "audio" / f"{name}{s}").is_file()), None)
+    audio = _find_audio(root, name)
     if audio is None:
         raise InputError(f"dialogue {name}: no audio/{name}.wav")
     oracle = root / "oracle_raw" / f"{name}.json"
@@ -106,24 +105,13 @@ def _read_list(path: Path, name: str) -> list[Any]:
     return value
 
 
-def read_audio(path: str | Path, sample_rate: int = 24_000) -> np.ndarray:
-    """Samples of a file at `sample_rate`: float32 `[channels, samples]` in [-1, 1].
-
-    Raises:
-        InputError: no such file, not audio, or without a sample.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such audio file")
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as e:
-        raise InputError(f"{path}: not an audio file that can be read: {e}") from e
-    if not len(samples):
-        raise InputError(f"{path}: no sample in it")
-    if rate != sample_rate:
-        samples = soxr.resample(samples, rate, sample_rate)
-    return np.ascontiguousarray(samples.T, np.float32)
+def _find_audio(root: Path, name: str) -> Path | None:
+    """The sound file of a dialogue, its suffix in whatever case."""
+    folder = root / "audio"
+    exact = (folder / f"{name}{suffix}" for suffix in AUDIO_SUFFIXES)
+    return next((p for p in exact if p.exists()), None) or next(
+        (p for p in sorted(folder.glob("*")) if p.stem == name and p.suffix.lower() in AUDIO_SUFFIXES), None
+    )
 
 
 def read_stereo(dialogue: Dialogue, sample_rate: int = 24_000) -> np.ndarray:
@@ -133,7 +121,7 @@ def read_stereo(dialogue: Dialogue, sample_rate: int = 24_000) -> np.ndarray:
         InputError: names the dialogue; also when the file is not stereo.
     """
     try:
-        audio = read_audio(dialogue.audio, sample_rate)
+        audio = read_channels(dialogue.audio, sample_rate)
     except InputError as e:
         raise InputError(f"dialogue {dialogue.id}: {e}") from e
     if audio.shape[0] != len(CHANNELS):

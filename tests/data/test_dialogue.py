@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kame_jax.data.dialogue import dialogue_ids, read_audio, read_dialogue, read_dialogues, read_stereo
+from kame_jax.data.dialogue import dialogue_ids, read_dialogue, read_dialogues, read_stereo
 from kame_jax.errors import InputError
 
 WORDS = [
@@ -95,10 +95,16 @@ def test_audio_that_cannot_be_used_is_named(root):
     with pytest.raises(InputError, match=r"dialogue one: one.wav has 1 channels, expected 2"):
         read_stereo(read_dialogue(root, "one"))
     (root / "audio" / "one.wav").write_bytes(b"RIFF but not really")
-    with pytest.raises(InputError, match="dialogue one: .*not an audio file"):
+    with pytest.raises(InputError, match="dialogue one: .*cannot be read as a sound file"):
         read_stereo(read_dialogue(root, "one"))
-    soundfile.write(root / "audio" / "one.wav", np.zeros((0, 2)), 24_000)
-    with pytest.raises(InputError, match="no sample in it"):
-        read_audio(root / "audio" / "one.wav")
-    with pytest.raises(InputError, match="no such audio file"):
-        read_audio(root / "audio" / "four.wav")
+    (root / "audio" / "one.wav").unlink()
+    (root / "audio" / "one.wav").mkdir()
+    with pytest.raises(InputError, match="dialogue one: .*is a folder, expected a sound file"):
+        read_stereo(read_dialogue(root, "one"))
+
+
+def test_the_case_of_a_suffix_does_not_matter(root):
+    (root / "audio" / "one.wav").rename(root / "audio" / "one.WAV")
+    (root / "audio" / "two.flac").rename(root / "audio" / "two.Flac")
+    assert dialogue_ids(root) == ["one", "two"]
+    assert [dialogue.audio.name for dialogue in read_dialogues(root)] == ["one.WAV", "two.Flac"]

@@ -1,0 +1,190 @@
+"""A sound file through libsndfile, from its first sample to its last, where its header cannot be trusted.
+
+Lengths in headers are often wrong: streamed wav files have none, an MP3 without a Xing frame has an estimate, and a
+recording that was cut promises more than is there. What can be decoded is given; a warning says what is missing.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from kame_jax.errors import InputError
+from kame_jax.files import open_pipe, read_bytes, regular_file
+
+log = logging.getLogger(__name__)
+
+BLOCK = 1 << 12
+"""Samples of each channel read at once. Where a decoder fails, what it had of the block is lost."""
+PIPE_LIMIT = 1 << 30
+"""Bytes of sound that are read from a pipe."""
+RATES = (1_000, 1_000_000)
+"""Samples a second that a recording of speech may have; a header with others is wrong."""
+LENGTH_LEFT_OPEN = 0x7FFF_F000
+"""Sizes from here on are what programs write that stream a wav file."""
+MP3_ENDS = 2 * 1152
+"""Samples by which the length of a whole MP3 may differ from its header's: an encoder's first and last frame."""
+MP3_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
+"""How a frame of an MP3 begins: MPEG 2.5, 2 or 1, layer 3, with a checksum or without."""
+EXPECTED = "a sound file"
+
+
+class SoundFile(soundfile.SoundFile):
+    """An open sound file.
+
+    Args:
+        path: a regular file, or a pipe that this process was started with (`files.read_bytes`).
+
+    Raises:
+        InputError: it is missing, is not a regular file, or libsndfile does not know its format.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        source = _source(path)
+        self.path, self._estimated = path, isinstance(source, _EstimatedLong)
+        try:
+            super().__init__(source)
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.strip()
+            raise InputError(
+                f"{path}: cannot be read as a sound file: {reason} If a player knows it, convert it first: "
+                "ffmpeg -i IN OUT.wav"
+            ) from None
+        except TypeError:  # what soundfile says of a name that ends in .raw
+            raise InputError(f"{path}: has no header; convert it to wav first") from None
+        if not RATES[0] <= self.samplerate <= RATES[1]:
+            raise InputError(
+                f"{path}: says {self.samplerate} samples a second, expected {RATES[0]} to {RATES[1]}"
+            )
+
+    def seekable(self) -> bool:
+        """Never: soundfile seeks after each block, and a seek in an MP3 changes the samples behind it."""
+        return False
+
+    def blocks_to_end(self) -> Iterator[np.ndarray]:
+        """All samples: float32 `[samples, channels]`, at most `BLOCK` at once, valid until the next.
+
+        Raises:
+            InputError: nothing can be decoded.
+        """
+        block, count = np.empty((BLOCK, self.channels), np.float32), 0
+        trouble = ""
+        try:
+            while len(part := self.read(out=block)):
+                count += len(part)
+                yield part
+        except soundfile.LibsndfileError as error:
+            trouble = error.error_string.strip()
+        promised = self._promised(count)
+        if not count:
+            raise InputError(f"{self.path}: holds no samples{': ' if trouble else ''}{trouble}")
+        seconds = f"{count / self.samplerate:.2f} s"
+        if promised > count + (MP3_ENDS if self.format == "MP3" else 0):
+            missing = (promised - count) / self.samplerate
+            log.warning(
+                "%s: ends after %s, %.2f s of what its header promises are missing",
+                self.path,
+                seconds,
+                missing,
+            )
+        elif trouble:
+            log.warning("%s: cannot be decoded after %s: %s", self.path, seconds, trouble)
+        elif "lacks an end-of-stream bit" in self.extra_info:
+            log.warning(
+                "%s: ends after %s without the mark of an end; its rest may be missing", self.path, seconds
+            )
+
+    def _promised(self, count: int) -> int:
+        """The length in samples that the header gives; 0 where it gives none."""
+        # libsndfile corrects the length of a cut file and keeps the header's for its log alone.
+        sizes = re.search(
+            r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)",
+            self.extra_info,
+            re.MULTILINE,
+        )
+        if sizes:
+            declared, there = int(sizes[1]), int(sizes[2])
+            return round(count * declared / max(there, 1)) if there < declared < LENGTH_LEFT_OPEN else 0
+        return 0 if self._estimated or self.frames > 1 << 62 else self.frames
+
+
+def _source(path: str | os.PathLike[str]) -> str | BinaryIO:
+    """What libsndfile is to open: the file itself, or its bytes where they come from a pipe or must be amended."""
+    if open_pipe(path) is not None:
+        piped = io.BytesIO(read_bytes(path, EXPECTED, PIPE_LIMIT))
+        return _amended(piped, path) or piped
+    try:
+        with open(regular_file(path, EXPECTED), "rb") as file:
+            return _amended(file, path) or os.fspath(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _amended(file: BinaryIO, path: str | os.PathLike[str]) -> BinaryIO | None:
+    """The file with a length that libsndfile understands; None, at its start, where it needs none."""
+    head = file.read(10)
+    if not head:
+        raise InputError(f"{path}: is empty, expected {EXPECTED}")
+    if head[:4] in (b"RIFF", b"RIFX") and (place := _empty_size(file, ">" if head[3:4] == b"X" else "<")):
+        file.seek(0)
+        content = bytearray(file.read())
+        content[place : place + 4] = b"\xff" * 4  # to the end of the file
+        return io.BytesIO(content)
+    if (head[:3] == b"ID3" or MP3_FRAME.match(head)) and not _has_xing_frame(file, head):
+        file.seek(0)
+        return _EstimatedLong(file.read())
+    file.seek(0)
+    return None
+
+
+def _empty_size(file: BinaryIO, order: str) -> int | None:
+    """Where a wav file says that its data chunk is empty, though there is more than other chunks behind it."""
+    for name, place, size in _chunks(file, order, 12):
+        if name == b"data":
+            behind = [at + 8 + length for _, at, length in _chunks(file, order, place + 8)]
+            end = file.seek(0, os.SEEK_END)
+            return place + 4 if size == 0 and max([place + 8, *behind]) < end else None
+    return None
+
+
+def _chunks(file: BinaryIO, order: str, place: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place and size of the chunks of a RIFF file from `place` on, as far as there are any."""
+    while True:
+        file.seek(place)
+        head = file.read(8)
+        if len(head) < 8 or not all(0x20 <= letter < 0x7F for letter in head[:4]):
+            return
+        name, size = struct.unpack(f"{order}4sI", head)
+        yield name, place, size
+        place += 8 + size + size % 2
+
+
+def _has_xing_frame(file: BinaryIO, head: bytes) -> bool:
+    """Whether the first frame of an MP3 says how many there are; libsndfile takes a guess for the length otherwise."""
+    size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9] if head[:3] == b"ID3" else -10
+    file.seek(10 + size)
+    start = file.read(1 << 16)
+    first = MP3_FRAME.search(start)
+    return first is None or re.search(b"Xing|Info", start[first.start() :][:64]) is not None
+
+
+class _EstimatedLong(io.BytesIO):
+    """An MP3 that claims to be 64 times as long as it is, more than a frame's bit rate can vary (8 to 320 kbit/s).
+
+    libsndfile gives no samples beyond the length that it estimates from the first frame and the size of the file; this
+    way it reads on until there is no more.
+    """
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As a file does, except for its end."""
+        if (offset, whence) == (0, os.SEEK_END):
+            return super().seek(64 * len(self.getbuffer()))
+        return super().seek(offset, whence)
