@@ -149,7 +149,7 @@ def _empty_size(file: BinaryIO, order: str) -> int | None:
     """Where a wav file says that its data chunk is empty, though there is more than other chunks behind it."""
     for name, place, size in _chunks(file, order, 12):
         if name == b"data":
-            behind = [at + 8 + length for _, at, length in _chunks(file, order, place + 8)]
+            behind = [at + 8 + length + length % 2 for _, at, length in _chunks(file, order, place + 8)]
             end = file.seek(0, os.SEEK_END)
             return place + 4 if size == 0 and max([place + 8, *behind]) < end else None
     return None
