@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> None:
 def _made(out: Path, dialogues: int, args: argparse.Namespace) -> Path:
     """A data set of random dialogues, as long as two rows, an oracle event every half a second."""
     from kame_jax.config import load_run
-    from kame_jax.data.store import write_store
+    from kame_jax.data.dataset import write_dataset
 
     model = load_run(args.config).model
     log(f"making {dialogues} dialogues")
@@ -96,7 +96,7 @@ def _made(out: Path, dialogues: int, args: argparse.Namespace) -> Path:
         for i in range(dialogues):
             yield _record(i, 2 * args.frames - model.max_delay - 1, model)
 
-    write_store(out, {"train": records}, {"codebooks": model.n_q // 2})
+    write_dataset(out, {"train": records}, {"codebooks": model.n_q // 2})
     return out
 
 
@@ -120,9 +120,9 @@ def _record(index: int, frames: int, model: Any) -> Record:
 def _measure(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
     """Reads batches for a while."""
     from kame_jax.config import load_run
+    from kame_jax.data.dataset import find_dataset
+    from kame_jax.data.dataset_samples import open_samples
     from kame_jax.data.pipeline import longest, read_ahead, train_batches
-    from kame_jax.data.store import find_store
-    from kame_jax.data.stored import open_samples
     from kame_jax.train.corpus import cut_of, oracle_augment, schedule_of
 
     run = load_run(args.config, [f"data.max_frames={args.frames}"])
@@ -138,7 +138,7 @@ def _measure(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
         seed=0,
         augment=oracle_augment(run.oracle),
     )
-    found = find_store(path)
+    found = find_dataset(path)
     size = sum(f.stat().st_size for f in found[0].iterdir()) if found else 0
     reader = read_ahead(batches, 0, 10**9, threads=args.threads)
     next(reader)

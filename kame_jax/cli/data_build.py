@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     """Build a data set."""
     from kame_jax.files import free_folder
-    from kame_jax.make.build import build_store, export_parquet, open_source
+    from kame_jax.make.build import build_dataset, export_parquet, open_source
     from kame_jax.train.progress import Terminal
 
     if not 0 <= args.held_out < 1:
@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace) -> None:
             result: dict[str, Any] = {"files": files}
             text = "\n".join(str(file) for file in files)
         else:
-            report = build_store(
+            report = build_dataset(
                 sources,
                 args.out,
                 held_out=args.held_out,

@@ -75,7 +75,7 @@ def _draw(args: argparse.Namespace, source: Any) -> None:
     """Draw one record."""
     from kame_jax import picture
     from kame_jax.data.collate import oracle_row
-    from kame_jax.data.samples import Sample
+    from kame_jax.data.cutting import Sample
     from kame_jax.oracle.schedule import OracleSchedule
     from kame_jax.oracle.text import load_tokenizer
 

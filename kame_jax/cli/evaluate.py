@@ -16,7 +16,7 @@ from kame_jax.cli.common import add_common, emit
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from kame_jax.data.samples import Cut, Sample
+    from kame_jax.data.cutting import Cut, Sample
 
 
 def add_parser(subparsers: Any) -> None:
@@ -67,8 +67,8 @@ def add_parser(subparsers: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
     from kame_jax.config import LossConfig
-    from kame_jax.data.samples import make_samples
-    from kame_jax.data.stored import open_samples
+    from kame_jax.data.cutting import make_samples
+    from kame_jax.data.dataset_samples import open_samples
     from kame_jax.interop import load_checkpoint
     from kame_jax.sharding import make_mesh
     from kame_jax.train.corpus import Tokenizers, read_records, schedule_of
@@ -114,7 +114,7 @@ def _run(args: argparse.Namespace) -> None:
 def _rules(args: argparse.Namespace) -> tuple[Cut, str]:
     """How dialogues are cut and what a new oracle does: as in the checkpoint's own run, else as runs do by default."""
     from kame_jax.config import DataConfig, OracleConfig, load_run
-    from kame_jax.data.samples import Cut
+    from kame_jax.data.cutting import Cut
 
     own = Path(args.checkpoint) / "config.yaml"
     run = load_run(own) if own.is_file() else None

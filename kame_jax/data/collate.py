@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kame_jax.data.samples import Sample
+from kame_jax.data.cutting import Sample
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.streams import ZERO_ID

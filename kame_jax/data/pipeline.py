@@ -14,9 +14,9 @@ import grain
 import numpy as np
 
 from kame_jax.data.collate import OracleAugment, Row, collate_row, empty_row, pack_row, stack_rows
+from kame_jax.data.cutting import Sample
+from kame_jax.data.dataset_samples import DatasetSamples, MixedSamples
 from kame_jax.data.packing import pack
-from kame_jax.data.samples import Sample
-from kame_jax.data.stored import MixedSamples, StoredSamples
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
 
@@ -65,7 +65,7 @@ class Part:
 
 
 def _lengths(samples: Sequence[Sample]) -> np.ndarray:
-    if isinstance(samples, StoredSamples):
+    if isinstance(samples, DatasetSamples):
         return samples.lengths()
     return np.array([sample.columns.shape[1] for sample in samples], np.int64)
 

@@ -1,6 +1,6 @@
 """Records: a dialogue as tokens, both speakers alike, before anyone is chosen as the model.
 
-Tokenising happens here, once; cutting, delaying and augmenting are `data.samples`' and `data.collate`'s. Semantics:
+Tokenising happens here, once; cutting, delaying and augmenting are `data.cutting`' and `data.collate`'s. Semantics:
 SakanaAI/kame_finetune `tools/tokenize_audio.py` and `tools/prepare_dataset.py`.
 """
 

@@ -21,9 +21,9 @@ from kame_jax.codec.audio import write_audio
 from kame_jax.codec.recording import decode_recording, encode_recording
 from kame_jax.config import ModelConfig, RunConfig
 from kame_jax.data.collate import oracle_row
+from kame_jax.data.cutting import make_samples
 from kame_jax.data.dialogue import read_dialogue, read_dialogues, read_stereo
 from kame_jax.data.records import Record, load_records, save_record
-from kame_jax.data.samples import make_samples
 from kame_jax.decode import greedy
 from kame_jax.decode.offline import reply
 from kame_jax.demo.dialogues import ROOT, TOKENIZER, SampleEntry, mean_recall, sample_entries

@@ -1,7 +1,7 @@
 """Sources of records of any kind to one data set: checked against the vocabulary, split, bad ones left out and said.
 
 A source is a folder of records (`make.tokens`), a parquet file of kame_finetune or a folder of such files
-(`data.parquet`), or another data set (`data.store`).
+(`data.parquet`), or another data set (`data.dataset`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from kame_jax.data.dataset import BLOCK_FRAMES, TOKENIZER, Dataset, find_dataset, write_dataset
 from kame_jax.data.parquet import parquet_names, read_parquet, write_parquet
 from kame_jax.data.records import Record, load_record
-from kame_jax.data.store import BLOCK_FRAMES, TOKENIZER, Store, find_store, write_store
 from kame_jax.errors import InputError
 from kame_jax.make.tokens import read_settings
 
@@ -54,14 +54,14 @@ def open_source(path: str | Path) -> Source:
     Raises:
         InputError: nothing that holds records.
     """
-    if find_store(path):
-        store = Store(path)
+    if find_dataset(path):
+        dataset = Dataset(path)
         return Source(
             str(path),
-            lambda: (store.name(i) for i in range(len(store))),
-            lambda: _store_items(store),
-            store.facts,
-            store.tokenizer,
+            lambda: (dataset.name(i) for i in range(len(dataset))),
+            lambda: _dataset_items(dataset),
+            dataset.facts,
+            dataset.tokenizer,
         )
     folder = Path(path)
     files = [folder] if folder.suffix == ".parquet" else sorted(folder.glob("*.parquet"))
@@ -92,9 +92,9 @@ def _reader(file: Path) -> Callable[[], Record]:
     return read
 
 
-def _store_items(store: Store) -> Iterator[Item]:
-    for i in range(len(store)):
-        record = store[i]
+def _dataset_items(dataset: Dataset) -> Iterator[Item]:
+    for i in range(len(dataset)):
+        record = dataset[i]
         yield record.id, _giver(record)
 
 
@@ -170,7 +170,7 @@ def choose_held_out(names: Sequence[str], fraction: float, seed: int = 0) -> set
     return set(ranked[:count])
 
 
-def build_store(
+def build_dataset(
     sources: Sequence[Source],
     out: str | Path,
     *,
@@ -188,7 +188,7 @@ def build_store(
         out: a new folder.
         held_out: share of the dialogues in `validation`.
         seed: of that choice.
-        block_frames: see `data.store`.
+        block_frames: see `data.dataset`.
         known: codebooks, card and text_card, for sources that do not say.
         progress: called with the records read and their total.
         say: called with each line of the report as it comes up.
@@ -227,7 +227,7 @@ def build_store(
         splits["validation"] = lambda: records(lambda name: name in validation)
     facts["sources"] = [source.path for source in sources]
     tokenizer = next((s.tokenizer for s in sources if s.tokenizer), None)
-    report.splits = write_store(out, splits, facts, tokenizer, block_frames=block_frames)
+    report.splits = write_dataset(out, splits, facts, tokenizer, block_frames=block_frames)
     return report
 
 
@@ -255,7 +255,7 @@ def export_parquet(
     progress: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Path], Report]:
-    """Writes all records as kame_finetune's parquet files; arguments as in `build_store` and `write_parquet`.
+    """Writes all records as kame_finetune's parquet files; arguments as in `build_dataset` and `write_parquet`.
 
     Raises:
         InputError: sources that do not fit together, no pyarrow, or nothing is left.

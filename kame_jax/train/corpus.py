@@ -1,7 +1,7 @@
 """The samples a run is made on: a data set, records from a folder, or dialogues tokenised on first use and kept.
 
 A folder of dialogues has `audio/` and `text/` (`data.dialogue`), one of records `<id>.npz` files (`data.records`); data
-sets and mixtures of them are `data.stored`'s.
+sets and mixtures of them are `data.dataset_samples`'s.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from kame_jax.codec.mimi import Mimi
 from kame_jax.config import DataConfig, MimiConfig, ModelConfig, OracleConfig, RunConfig, to_dict
 from kame_jax.config.presets import RUN_PRESETS
 from kame_jax.data.collate import OracleAugment
+from kame_jax.data.cutting import Cut, Sample, make_samples
+from kame_jax.data.dataset import Dataset, find_dataset
+from kame_jax.data.dataset_samples import DatasetSamples, MixedSamples, open_samples
 from kame_jax.data.dialogue import read_dialogues
 from kame_jax.data.records import Record, load_records, save_record
-from kame_jax.data.samples import Cut, Sample, make_samples
-from kame_jax.data.store import Store, find_store
-from kame_jax.data.stored import MixedSamples, StoredSamples, open_samples
 from kame_jax.errors import InputError
 from kame_jax.interop import Checkpoint, load_mimi
 from kame_jax.interop.export import MIMI_NAME, export
@@ -108,16 +108,16 @@ def keep_data_tokenizers(path: str | Path, folder: Path, say: Callable[[str], No
         folder: of the run; must exist.
         say: told when the codec is not where the data set says.
     """
-    if find_store(path) is None:
+    if find_dataset(path) is None:
         return
-    store = Store(path)
-    if store.tokenizer is None:
+    dataset = Dataset(path)
+    if dataset.tokenizer is None:
         return
     try:
-        keep_tokenizers(Tokenizers(store.tokenizer, store.facts["codec"]), folder)
+        keep_tokenizers(Tokenizers(dataset.tokenizer, dataset.facts["codec"]), folder)
     except (InputError, KeyError, OSError) as error:
         # A run needs neither: only who wants to hear it does, and can name them then.
-        shutil.copyfile(store.tokenizer, folder / TOKENIZER)
+        shutil.copyfile(dataset.tokenizer, folder / TOKENIZER)
         say(f"the codec of {path} is not at hand, so it is not kept with the run: {error}")
 
 
@@ -263,7 +263,7 @@ def cut_of(data: DataConfig) -> Cut:
 def preset_note(samples: Sequence[Sample], config: RunConfig) -> str | None:
     """A line for a run whose rules are another preset's than those its data was made with; None where they agree."""
     parts = samples.parts if isinstance(samples, MixedSamples) else (samples,)
-    made = [part.store.facts.get("rules") for part in parts if isinstance(part, StoredSamples)]
+    made = [part.dataset.facts.get("rules") for part in parts if isinstance(part, DatasetSamples)]
     values = to_dict(config)
 
     def set_as(preset: str) -> bool:
@@ -279,7 +279,7 @@ def preset_note(samples: Sequence[Sample], config: RunConfig) -> str | None:
 
 def fingerprint(samples: Sequence[Sample]) -> str:
     """A short name for the content of some samples: equal for equal tokens and events in the same order."""
-    if isinstance(samples, StoredSamples | MixedSamples):
+    if isinstance(samples, DatasetSamples | MixedSamples):
         return samples.fingerprint
     digest = hashlib.sha256()
     for sample in samples:

@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kame_jax.config import LossConfig
+from kame_jax.data.cutting import Sample
 from kame_jax.data.pipeline import eval_batches, longest
-from kame_jax.data.samples import Sample
 from kame_jax.model import LM
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.train.loss import Part, Parts, report

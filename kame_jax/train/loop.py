@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 
 from kame_jax.checkpoint.manager import Checkpoints, save_weights
 from kame_jax.config import RunConfig, to_yaml
+from kame_jax.data.cutting import Sample
+from kame_jax.data.dataset import find_dataset
 from kame_jax.data.pipeline import longest, read_ahead, train_batches
-from kame_jax.data.samples import Sample
-from kame_jax.data.store import find_store
 from kame_jax.errors import InputError
 from kame_jax.files import write_text
 from kame_jax.train.corpus import (
@@ -264,7 +264,7 @@ def _write_config(config: RunConfig, folder: Path, watch: Progress) -> None:
     path = config.data.path
     if path is None:
         return
-    if find_store(path):
+    if find_dataset(path):
         keep_data_tokenizers(path, folder, watch.say)
     elif Path(path).is_dir() and is_dialogues(path):
         keep_tokenizers(find_tokenizers(config, path), folder)

@@ -8,9 +8,9 @@ import pytest
 
 from kame_jax.config import ModelConfig, TransformerConfig, load_run
 from kame_jax.data.collate import REFERENCE, OracleAugment, collate_row, oracle_row
+from kame_jax.data.cutting import Sample, make_samples
 from kame_jax.data.events import UNSAID, OracleEvents, pack_events
 from kame_jax.data.records import Record
-from kame_jax.data.samples import Sample, make_samples
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.train.corpus import cut_of, oracle_augment, schedule_of

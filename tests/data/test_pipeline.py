@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kame_jax.data.collate import OracleAugment
+from kame_jax.data.cutting import Sample
 from kame_jax.data.events import pack_events
 from kame_jax.data.pipeline import eval_batches, longest, read_ahead, train_batches
-from kame_jax.data.samples import Sample
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
 

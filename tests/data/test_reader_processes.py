@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kame_jax.config import to_yaml
+from kame_jax.data.dataset import write_dataset
 from kame_jax.data.records import load_records
-from kame_jax.data.store import write_store
 from tests.train.small import MODEL, run_config, with_settings, write_records
 
 STEPS = 9
@@ -30,7 +30,7 @@ def data(tmp_path_factory):
     for name, count in (("one", 11), ("two", 5)):
         write_records(folder / f"{name}.npzs", count=count, seed=count)
         records = load_records(folder / f"{name}.npzs")
-        write_store(folder / name, {"train": lambda records=records: records}, FACTS, block_frames=7)
+        write_dataset(folder / name, {"train": lambda records=records: records}, FACTS, block_frames=7)
     (folder / "mix.yaml").write_text(f"{folder}/one: 2\n{folder}/two: 1\n")
     return folder
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from kame_jax.data.dataset import Dataset, find_dataset, write_dataset
 from kame_jax.data.events import FIELDS, pack_events
 from kame_jax.data.parquet import read_parquet, write_parquet
 from kame_jax.data.records import Record, load_records, save_record
-from kame_jax.data.store import Store, find_store, write_store
 from kame_jax.errors import InputError
 from kame_jax.make import build
-from kame_jax.make.build import build_store, choose_held_out, export_parquet, open_source
+from kame_jax.make.build import build_dataset, choose_held_out, export_parquet, open_source
 from tests.train.small import write_records
 
 KNOWN = {"card": 16, "text_card": 24}
@@ -39,29 +39,29 @@ def records(tmp_path):
 
 def test_a_data_set_gives_back_its_records(records, tmp_path):
     source = open_source(tmp_path / "records")
-    report = build_store([source], tmp_path / "set", block_frames=8, known=KNOWN)
+    report = build_dataset([source], tmp_path / "set", block_frames=8, known=KNOWN)
     assert report.splits == {"train": {"dialogues": 5, "frames": sum(r.frames for r in records)}}
-    store = Store(tmp_path / "set")
-    assert all(equal(store[i], record) for i, record in enumerate(records))
-    assert [store.name(i) for i in range(len(store))] == [r.id for r in records]
+    dataset = Dataset(tmp_path / "set")
+    assert all(equal(dataset[i], record) for i, record in enumerate(records))
+    assert [dataset.name(i) for i in range(len(dataset))] == [r.id for r in records]
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_a_part_of_a_dialogue_is_read_across_blocks(records, tmp_path):
-    write_store(tmp_path / "set", {"train": lambda: records}, {}, block_frames=8)
-    store = Store(tmp_path / "set")
+    write_dataset(tmp_path / "set", {"train": lambda: records}, {}, block_frames=8)
+    dataset = Dataset(tmp_path / "set")
     for start, stop in ((0, 8), (3, 5), (7, 9), (8, 12), (0, 12)):
-        part = store.read(1, start, stop)
+        part = dataset.read(1, start, stop)
         for s in "AB":
             assert (part.tokens[s] == records[1].tokens[s][:, start:stop]).all()
-    assert 2 not in store.read(1, 9, 12).events["A"].frame_pos
-    assert 2 in store.read(1, 9, 12, history=5).events["A"].frame_pos
+    assert 2 not in dataset.read(1, 9, 12).events["A"].frame_pos
+    assert 2 in dataset.read(1, 9, 12, history=5).events["A"].frame_pos
 
 
 def test_the_description_is_that_of_tfds(records, tmp_path):
     facts = {"frame_rate": 12.5}
-    write_store(tmp_path / "set", {"train": lambda: records, "validation": lambda: records[:2]}, facts)
-    folder, split = find_store(tmp_path / "set")
+    write_dataset(tmp_path / "set", {"train": lambda: records, "validation": lambda: records[:2]}, facts)
+    folder, split = find_dataset(tmp_path / "set")
     assert split == "train"
     builder = tfds.builder_from_directory(folder)
     assert set(builder.info.splits) == {"train", "validation"}
@@ -69,9 +69,9 @@ def test_the_description_is_that_of_tfds(records, tmp_path):
     assert builder.info.metadata["splits"]["validation"]["dialogues"] == 2
     assert builder.info.metadata["frame_rate"] == 12.5
     assert {"A", "B", "A_oracle_event_use_hint"} <= set(builder.info.features)
-    assert Store(f"{tmp_path / 'set'}:validation").fingerprint != Store(tmp_path / "set").fingerprint
+    assert Dataset(f"{tmp_path / 'set'}:validation").fingerprint != Dataset(tmp_path / "set").fingerprint
     with pytest.raises(InputError, match="no split 'test', it has train, validation"):
-        Store(f"{tmp_path / 'set'}:test")
+        Dataset(f"{tmp_path / 'set'}:test")
 
 
 def test_bad_records_are_one_line_each_and_the_rest_is_built(records, tmp_path):
@@ -80,7 +80,9 @@ def test_bad_records_are_one_line_each_and_the_rest_is_built(records, tmp_path):
     save_record(tmp_path / "records", Record("outside", tokens, records[0].events))
     (tmp_path / "records" / "cut.npz").write_bytes(b"PK")
     said = []
-    report = build_store([open_source(tmp_path / "records")], tmp_path / "set", known=KNOWN, say=said.append)
+    report = build_dataset(
+        [open_source(tmp_path / "records")], tmp_path / "set", known=KNOWN, say=said.append
+    )
     assert report.splits["train"]["dialogues"] == 5
     assert said == report.problems
     assert said[0].startswith("dialogue cut: ")
@@ -92,12 +94,12 @@ def test_several_sources_make_one_set_and_a_name_counts_once(records, tmp_path):
     write_parquet(tmp_path / "files" / "part", records[:2], rows_per_file=1)
     write_records(tmp_path / "more", count=6, seed=1)
     sources = [open_source(tmp_path / "files"), open_source(tmp_path / "more")]
-    report = build_store(sources, tmp_path / "set", known=KNOWN)
+    report = build_dataset(sources, tmp_path / "set", known=KNOWN)
     assert len(report.problems) == 2
     assert "several of this name" in report.problems[0]
-    store = Store(tmp_path / "set")
-    assert len(store) == 6
-    assert equal(store[0], records[0])
+    dataset = Dataset(tmp_path / "set")
+    assert len(dataset) == 6
+    assert equal(dataset[0], records[0])
 
 
 def test_sources_made_differently_are_refused(records, tmp_path):
@@ -105,7 +107,7 @@ def test_sources_made_differently_are_refused(records, tmp_path):
         write_records(tmp_path / name, count=1)
         (tmp_path / name / "settings.json").write_text(json.dumps({"card": cards, "text_card": 24}))
     with pytest.raises(InputError, match="do not fit together") as error:
-        build_store([open_source(tmp_path / n) for n in ("one", "two")], tmp_path / "set")
+        build_dataset([open_source(tmp_path / n) for n in ("one", "two")], tmp_path / "set")
     assert "card: 16 in" in error.value.problems[0]
     assert not (tmp_path / "set").exists()
 
@@ -116,7 +118,7 @@ def test_held_out_dialogues_are_a_function_of_names_and_seed(records, tmp_path):
     assert len(chosen) == 4
     assert chosen == choose_held_out(names, 0.1)
     assert chosen != choose_held_out(names, 0.1, seed=1)
-    report = build_store([open_source(tmp_path / "records")], tmp_path / "set", held_out=0.2, known=KNOWN)
+    report = build_dataset([open_source(tmp_path / "records")], tmp_path / "set", held_out=0.2, known=KNOWN)
     assert [s["dialogues"] for s in report.splits.values()] == [4, 1]
 
 
@@ -173,21 +175,21 @@ def test_a_row_that_is_no_record_is_left_out(records, tmp_path):
     rows[1]["B"] = None
     schema = pyarrow.parquet.read_schema(file)
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema), file)
-    report = build_store([open_source(file)], tmp_path / "set", known=KNOWN)
+    report = build_dataset([open_source(file)], tmp_path / "set", known=KNOWN)
     assert report.problems == [f"dialogue d1: {file.name}: no record, it lacks B"]
-    assert len(Store(tmp_path / "set")) == 2
+    assert len(Dataset(tmp_path / "set")) == 2
 
 
 def test_a_failed_build_leaves_nothing(records, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="exists already"):
-        build_store([open_source(tmp_path / "records")], tmp_path / "records", known=KNOWN)
+        build_dataset([open_source(tmp_path / "records")], tmp_path / "records", known=KNOWN)
 
     def fail(path):
         raise RuntimeError("disk")
 
     monkeypatch.setattr(build, "load_record", fail)
     with pytest.raises(RuntimeError, match="disk"):
-        build_store([open_source(tmp_path / "records")], tmp_path / "set", known=KNOWN)
+        build_dataset([open_source(tmp_path / "records")], tmp_path / "set", known=KNOWN)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["records"]
 
 
@@ -197,4 +199,4 @@ def test_what_is_no_data_is_refused(tmp_path):
     with pytest.raises(InputError, match="no records in it"):
         open_source(tmp_path)
     with pytest.raises(InputError, match="no data set"):
-        Store(tmp_path)
+        Dataset(tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kame_jax.cli.main import main
-from kame_jax.data.store import Store
+from kame_jax.data.dataset import Dataset
 from kame_jax.demo.dialogues import ROOT, TOKENIZER, sample_entries
 from kame_jax.make import encoding
 
@@ -52,7 +52,7 @@ def test_dialogues_become_a_data_set_a_picture_and_figures(dialogues, tmp_path, 
     assert main(["data", "inspect", out, "--json"]) == 0
     assert result(capsys)["dialogues"] == 2
     picture = tmp_path / "record.png"
-    name = Store(out).name(1)
+    name = Dataset(out).name(1)
     options = ["--picture", str(picture), "--record", name, "--seconds", "1:3"]
     assert main(["data", "inspect", out, *options]) == 0
     assert picture.read_bytes()[1:4] == b"PNG"
@@ -68,7 +68,7 @@ def test_a_bad_dialogue_makes_the_exit_status_2_unless_it_was_allowed(dialogues,
     assert json.loads(captured.out.splitlines()[-1])["bad"] == 1
     assert f"dialogue {sample_entries()[0].id}: " in captured.err
     assert "1 left out, each said above; all others are done" in captured.err
-    assert len(Store(tmp_path / "set")) == 2
+    assert len(Dataset(tmp_path / "set")) == 2
     command[3] = str(tmp_path / "again")
     assert main([*command, "--max-bad", "1", "--tokens", str(tmp_path / "set.tokens")]) == 0
 

@@ -10,9 +10,9 @@ import pytest
 
 from kame_jax.config import ModelConfig, TransformerConfig
 from kame_jax.data.collate import REFERENCE, OracleAugment, collate_row
+from kame_jax.data.cutting import Cut, make_samples
 from kame_jax.data.events import FIELDS, UNSAID, build_events
 from kame_jax.data.parquet import read_parquet, write_parquet
-from kame_jax.data.samples import Cut, make_samples
 from kame_jax.demo.dialogues import TOKENIZER
 from kame_jax.make.oracles import Job, make_oracles
 from kame_jax.make.rules import PRESETS

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kame_jax.data.collate import OracleAugment, oracle_row
+from kame_jax.data.cutting import Sample
 from kame_jax.data.events import WHILE_SPEAKING, build_events, pack_events
-from kame_jax.data.samples import Sample
 from kame_jax.data.words import Word
 from kame_jax.demo.dialogues import TOKENIZER
 from kame_jax.errors import InputError

@@ -8,9 +8,9 @@ import pytest
 
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import MimiConfig, QuantizerConfig, load_codec, load_run
+from kame_jax.data.cutting import make_samples
+from kame_jax.data.dataset import write_dataset
 from kame_jax.data.records import load_records
-from kame_jax.data.samples import make_samples
-from kame_jax.data.store import write_store
 from kame_jax.demo.dialogues import ROOT, sample_entries
 from kame_jax.errors import InputError
 from kame_jax.interop import load_mimi
@@ -131,7 +131,7 @@ def test_a_run_folder_keeps_the_tokenizers_of_its_data_set(dialogues, tmp_path, 
     write_records(tmp_path / "records")
     said = []
     facts = {"codec": str(tmp_path / "none")}
-    write_store(
+    write_dataset(
         tmp_path / "set",
         {"train": lambda: load_records(tmp_path / "records")},
         facts,

@@ -6,8 +6,8 @@ import pytest
 
 from kame_jax.cli.main import main
 from kame_jax.config import LossConfig
+from kame_jax.data.cutting import make_samples
 from kame_jax.data.records import load_records
-from kame_jax.data.samples import make_samples
 from kame_jax.sharding import make_mesh
 from kame_jax.train.corpus import schedule_of
 from kame_jax.train.evaluation import make_evaluation

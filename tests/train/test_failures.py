@@ -9,8 +9,8 @@ import pytest
 
 from kame_jax.cli.main import main
 from kame_jax.config import to_yaml
+from kame_jax.data.dataset import write_dataset
 from kame_jax.data.records import load_records
-from kame_jax.data.store import write_store
 from kame_jax.interop import load_checkpoint
 from kame_jax.model import tree
 from kame_jax.train.loop import run
@@ -25,7 +25,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_records(folder / "records")
     facts = {"codebooks": MODEL.n_q // 2, "card": MODEL.card, "text_card": MODEL.text_card}
-    write_store(folder / "set", {"train": lambda: load_records(folder / "records")}, facts)
+    write_dataset(folder / "set", {"train": lambda: load_records(folder / "records")}, facts)
     return folder / "set"
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kame_jax.data.collate import OracleAugment, collate_row, pack_row, stack_rows
+from kame_jax.data.cutting import Cut, make_samples
 from kame_jax.data.records import load_records
-from kame_jax.data.samples import Cut, make_samples
 from kame_jax.errors import InputError
 from kame_jax.sharding import make_mesh
 from kame_jax.train.corpus import schedule_of

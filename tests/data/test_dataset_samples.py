@@ -1,19 +1,20 @@
 """Samples read from a data set are those made in memory; batches of any number of processes are the same batches."""
 
 import dataclasses
+import hashlib
 import itertools
 
 import numpy as np
 import pytest
 
 from kame_jax.data.collate import OracleAugment, collate_row, oracle_row
+from kame_jax.data.cutting import Cut, make_samples
+from kame_jax.data.dataset import write_dataset
+from kame_jax.data.dataset_samples import DatasetSamples, MixedSamples, open_samples
 from kame_jax.data.events import pack_events
 from kame_jax.data.packing import pack
 from kame_jax.data.pipeline import eval_batches, longest, train_batches
 from kame_jax.data.records import Record, load_records
-from kame_jax.data.samples import Cut, make_samples
-from kame_jax.data.store import write_store
-from kame_jax.data.stored import MixedSamples, StoredSamples, open_samples
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.train.corpus import fingerprint, preset_note
@@ -35,7 +36,7 @@ def records(tmp_path_factory):
 def path(records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored") / "set"
     splits = {"train": lambda: records, "validation": lambda: records[:2]}
-    write_store(folder, splits, FACTS, block_frames=5)
+    write_dataset(folder, splits, FACTS, block_frames=5)
     return folder
 
 
@@ -54,7 +55,7 @@ def same(one, other):
     ],
 )
 def test_samples_on_disk_are_those_in_memory(records, path, cut):
-    stored = StoredSamples(path, MODEL, ("B", "A"), cut)
+    stored = DatasetSamples(path, MODEL, ("B", "A"), cut)
     made = make_samples(records, MODEL, speakers=("B", "A"), cut=cut)
     assert len(stored) == len(made)
     assert stored.lengths().tolist() == [s.columns.shape[1] for s in made]
@@ -106,7 +107,7 @@ def batches(samples, **options):
 
 
 def test_processes_together_make_the_batch_of_one(path):
-    samples = StoredSamples(path, MODEL, cut=Cut(20, carry_oracle=True))
+    samples = DatasetSamples(path, MODEL, cut=Cut(20, carry_oracle=True))
     whole = batches(samples)
     parts = [(rows, batches(samples, rows=rows)) for rows in ([0, 2], [1], [3])]
     for step in (0, 5, 31):
@@ -120,7 +121,7 @@ def test_processes_together_make_the_batch_of_one(path):
 def test_a_mixture_draws_by_its_weights_and_shows_each_part_whole(path, tmp_path):
     write_records(tmp_path / "more", count=3, seed=1)
     other = load_records(tmp_path / "more")
-    write_store(tmp_path / "other", {"train": lambda: other}, FACTS)
+    write_dataset(tmp_path / "other", {"train": lambda: other}, FACTS)
     (tmp_path / "mix.yaml").write_text(f"{path}: 1\nother: 3\n")
     mixed = open_samples(tmp_path / "mix.yaml", MODEL)
     assert isinstance(mixed, MixedSamples)
@@ -135,13 +136,46 @@ def test_a_mixture_draws_by_its_weights_and_shows_each_part_whole(path, tmp_path
     assert same(data[7], batches(mixed, augment=OracleAugment())[7])
 
 
+def digest(data, steps=range(0, 60, 7)):
+    """A short name for everything that some batches hold."""
+    arrays = (batch[name] for batch in (data[step] for step in steps) for name in sorted(batch))
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a, "<i4").tobytes() for a in arrays)).hexdigest()[:16]
+
+
+def test_batches_are_those_of_all_earlier_runs(records, path, tmp_path):
+    """A run that goes on from a checkpoint of an earlier version reads the rows that it would have read there."""
+    write_dataset(tmp_path / "other", {"train": lambda: records[:3]}, FACTS)
+    (tmp_path / "mix.yaml").write_text(f"{path}: 1\nother: 3\n")
+    cut = Cut(14, context=2, carry_oracle=True)
+    stored, mixed = DatasetSamples(path, MODEL, ("A", "B"), cut), open_samples(tmp_path / "mix.yaml", MODEL)
+    made = make_samples(records, MODEL, speakers=("A", "B"), cut=cut)
+    found = {
+        "in memory": digest(batches(made)),
+        "on disk": digest(batches(stored)),
+        "of a process": digest(batches(stored, rows=[0, 3])),
+        "mixed": digest(batches(mixed)),
+        "packed": digest(batches(mixed, length=48, packed=True)),
+        "packed, of a process": digest(batches(mixed, length=48, packed=True, rows=[2])),
+        "evaluated": digest(list(eval_batches(stored, SCHEDULE, batch_size=4, length=24)), range(5)),
+    }
+    assert found == {
+        "in memory": "463ebfb2cc95d476",
+        "on disk": "463ebfb2cc95d476",
+        "of a process": "b3f3725a22805700",
+        "mixed": "378b8c2f321cb0e8",
+        "packed": "500f61da09fbb330",
+        "packed, of a process": "1ef442b53bfc1c6a",
+        "evaluated": "b572dc363cfd05c2",
+    }
+
+
 def same_key(sample):
     """What a sample looks like in a batch."""
     return bytes(collate_row(sample, 24, SCHEDULE)["inputs"])
 
 
 def test_packed_rows_hold_every_sample_once_an_epoch(path):
-    samples = StoredSamples(path, MODEL)
+    samples = DatasetSamples(path, MODEL)
     data = batches(samples, length=48, packed=True, augment=OracleAugment(), batch_size=1)
     lengths = samples.lengths()
     plan = pack(lengths, 48, 3)
@@ -169,7 +203,7 @@ def test_splits_and_fingerprints(path, records):
     train, validation = (open_samples(f"{path}{split}", MODEL) for split in ("", ":validation"))
     assert (len(train), len(validation)) == (9, 2)
     assert fingerprint(train) != fingerprint(validation)
-    assert fingerprint(train) != fingerprint(StoredSamples(path, MODEL, cut=Cut(9)))
+    assert fingerprint(train) != fingerprint(DatasetSamples(path, MODEL, cut=Cut(9)))
     assert longest(train) == longest(make_samples(records, MODEL))
     seen = list(eval_batches(validation, SCHEDULE, batch_size=4, length=24))
     assert seen[0]["frames"].tolist() == [s.columns.shape[1] for s in validation] + [0, 0]
@@ -177,11 +211,11 @@ def test_splits_and_fingerprints(path, records):
 
 def test_what_does_not_fit_is_said(path, tmp_path):
     with pytest.raises(InputError, match="does not fit the model: codebooks 2, the model has 3"):
-        StoredSamples(path, dataclasses.replace(MODEL, n_q=6, dep_q=3, delays=(0,) * 7))
-    few = StoredSamples(path, dataclasses.replace(MODEL, n_q=2, dep_q=1, delays=(0, 0, 1)))
-    assert (few[0].columns[1] == StoredSamples(path, MODEL)[0].columns[1, : few[0].columns.shape[1]]).all()
+        DatasetSamples(path, dataclasses.replace(MODEL, n_q=6, dep_q=3, delays=(0,) * 7))
+    few = DatasetSamples(path, dataclasses.replace(MODEL, n_q=2, dep_q=1, delays=(0, 0, 1)))
+    assert (few[0].columns[1] == DatasetSamples(path, MODEL)[0].columns[1, : few[0].columns.shape[1]]).all()
     with pytest.raises(InputError, match="has no piece of data.min_frames"):
-        StoredSamples(path, MODEL, cut=Cut(9, 9, context=1))
+        DatasetSamples(path, MODEL, cut=Cut(9, 9, context=1))
     with pytest.raises(InputError, match="context 9: expected less than max_frames"):
         Cut(9, context=9)
     assert open_samples(tmp_path, MODEL) is None
@@ -195,12 +229,12 @@ def test_what_does_not_fit_is_said(path, tmp_path):
 
 def test_a_run_says_when_its_preset_is_not_that_of_its_data(records, tmp_path):
     for name, on in (("reference", False), ("kame-jax", True)):
-        write_store(tmp_path / name, {"train": lambda: records}, FACTS | {"rules": {"sort_words": on}})
+        write_dataset(tmp_path / name, {"train": lambda: records}, FACTS | {"rules": {"sort_words": on}})
     config = run_config(tmp_path, tmp_path)
     reference = dataclasses.replace(config.oracle, tail="keep", causal=False)
     data = dataclasses.replace(config.data, carry_oracle=False, mask_fill=False)
     other = dataclasses.replace(config, oracle=reference, data=data)
-    stored = {name: StoredSamples(tmp_path / name, MODEL) for name in ("reference", "kame-jax")}
+    stored = {name: DatasetSamples(tmp_path / name, MODEL) for name in ("reference", "kame-jax")}
     assert preset_note(stored["reference"], other) is preset_note(stored["kame-jax"], config) is None
     assert "preset=reference trains with the same rules" in preset_note(stored["reference"], config)
     assert "was made with preset kame-jax" in preset_note(stored["kame-jax"], other)

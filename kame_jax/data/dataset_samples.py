@@ -1,6 +1,6 @@
-"""Samples that lie on disk: a data set (`data.store`) as the pieces that training sees, read one at a time.
+"""Samples that lie on disk: a data set (`data.dataset`) as the pieces that training sees, read one at a time.
 
-What is held in memory is a few numbers a dialogue. Cutting is `data.samples`'.
+What is held in memory is a few numbers a dialogue. Cutting is `data.cutting`'.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 import yaml
 
 from kame_jax.config import ModelConfig
-from kame_jax.data.samples import CARRIED, Cut, Sample, bounds, column_count, make_sample, needed_frames
-from kame_jax.data.store import Store, find_store
+from kame_jax.data.cutting import CARRIED, Cut, Sample, bounds, column_count, make_sample, needed_frames
+from kame_jax.data.dataset import Dataset, find_dataset
 from kame_jax.errors import InputError
 
 
-class StoredSamples(Sequence[Sample]):
+class DatasetSamples(Sequence[Sample]):
     """The samples of a data set, in the order of `make_samples`: speaker by speaker, dialogue by dialogue.
 
     Args:
@@ -35,10 +35,10 @@ class StoredSamples(Sequence[Sample]):
     def __init__(
         self, path: str | Path, config: ModelConfig, speakers: Sequence[str] = ("A",), cut: Cut = Cut()
     ):
-        self.store = Store(path)
+        self.dataset = Dataset(path)
         self._config, self._speakers, self._cut = config, tuple(speakers), cut
         self._check(path)
-        columns = self.store.frames.astype(np.int64) + column_count(0, config)
+        columns = self.dataset.frames.astype(np.int64) + column_count(0, config)
         pieces = np.ones_like(columns)
         if cut.max_frames is not None:
             long = columns > cut.max_frames
@@ -54,7 +54,7 @@ class StoredSamples(Sequence[Sample]):
             raise InputError(f"{path}: has no piece of data.min_frames ({least}) frames")
 
     def _check(self, path: str | Path) -> None:
-        facts, config, problems = self.store.facts, self._config, []
+        facts, config, problems = self.dataset.facts, self._config, []
         for name, expected, least in (
             ("codebooks", config.n_q // 2, True),
             ("card", config.card, False),
@@ -69,7 +69,7 @@ class StoredSamples(Sequence[Sample]):
     @property
     def fingerprint(self) -> str:
         """A short name for the content and the way it is cut."""
-        facts = (self.store.fingerprint, self._config.delays, self._speakers, self._cut)
+        facts = (self.dataset.fingerprint, self._config.delays, self._speakers, self._cut)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -116,9 +116,9 @@ class StoredSamples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         speaker, dialogue, piece, start, stop = self._place(int(index))
-        frames = int(self.store.frames[dialogue])
+        frames = int(self.dataset.frames[dialogue])
         low, high = needed_frames(self._config, self._cut, start, stop, frames)
-        part = self.store.read(dialogue, low, high, CARRIED if self._cut.carry_oracle else 0)
+        part = self.dataset.read(dialogue, low, high, CARRIED if self._cut.carry_oracle else 0)
         return make_sample(
             f"{part.id}/{speaker}/{piece}",
             {s: tokens[: 1 + self._config.n_q // 2] for s, tokens in part.tokens.items()},
@@ -140,7 +140,7 @@ class MixedSamples(Sequence[Sample]):
         InputError: no part, or a weight that is not above 0.
     """
 
-    def __init__(self, parts: Sequence[StoredSamples], weights: Sequence[float]):
+    def __init__(self, parts: Sequence[DatasetSamples], weights: Sequence[float]):
         if not parts or any(not weight > 0 for weight in weights):
             raise InputError(f"mixture of weights {list(weights)}: expected one above 0 for each data set")
         self.parts, self.weights = tuple(parts), tuple(weights)
@@ -178,7 +178,7 @@ class MixedSamples(Sequence[Sample]):
 
 def open_samples(
     path: str | Path, config: ModelConfig, speakers: Sequence[str] = ("A",), cut: Cut = Cut()
-) -> StoredSamples | MixedSamples | None:
+) -> DatasetSamples | MixedSamples | None:
     """The samples of a data set or a mixture; None when `path` is neither.
 
     A mixture is a YAML file of `path: weight`, paths from the file's folder; a weight is the share of the rows.
@@ -187,7 +187,7 @@ def open_samples(
         InputError: what is wrong with it.
     """
     if Path(path).suffix not in (".yaml", ".yml"):
-        return StoredSamples(path, config, speakers, cut) if find_store(path) else None
+        return DatasetSamples(path, config, speakers, cut) if find_dataset(path) else None
     try:
         items = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -197,5 +197,5 @@ def open_samples(
     numbers = isinstance(items, dict) and all(isinstance(w, int | float) for w in items.values())
     if not items or not numbers:
         raise InputError(f"{path}: expected lines `data set: weight`")
-    parts = [StoredSamples(Path(path).parent / str(name), config, speakers, cut) for name in items]
+    parts = [DatasetSamples(Path(path).parent / str(name), config, speakers, cut) for name in items]
     return MixedSamples(parts, [float(weight) for weight in items.values()])

@@ -56,7 +56,7 @@ class Slice(NamedTuple):
 
 
 class DialogueBuilder(tfds.core.GeneratorBasedBuilder):
-    """Writes records as ArrayRecord; used by `write_store`."""
+    """Writes records as ArrayRecord; used by `write_dataset`."""
 
     VERSION = tfds.core.Version(VERSION)
     name = NAME
@@ -131,7 +131,7 @@ def _blocks(record: Record, size: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def write_store(
+def write_dataset(
     out: str | Path,
     splits: Mapping[str, Callable[[], Iterable[Record]]],
     facts: Mapping[str, Any],
@@ -194,7 +194,7 @@ def _silent() -> Iterator[None]:
         root.setLevel(level)
 
 
-def find_store(path: str | Path) -> tuple[Path, str] | None:
+def find_dataset(path: str | Path) -> tuple[Path, str] | None:
     """The folder of a data set and the split meant by `path` or `path:split` (default: train); None if it is none."""
     text, _, split = str(path).rpartition(":")
     text, split = (text, split) if text and not Path(path).exists() else (str(path), "train")
@@ -204,16 +204,16 @@ def find_store(path: str | Path) -> tuple[Path, str] | None:
     return None
 
 
-class Store:
+class Dataset:
     """One split of a data set. Safe to read from several threads; holds a length a dialogue, not the dialogues."""
 
     def __init__(self, path: str | Path):
         """Opens `path` or `path:split`.
 
         Raises:
-            InputError: no data set there, no such split, or one that `write_store` did not write.
+            InputError: no data set there, no such split, or one that `write_dataset` did not write.
         """
-        found = find_store(path)
+        found = find_dataset(path)
         if found is None:
             raise InputError(f"{path}: no data set, expected a folder that `kame-jax data build` made")
         self.folder, self.split = found
