@@ -6,11 +6,8 @@ Progress and logs go to stderr; the result goes to stdout, as one JSON line with
 from __future__ import annotations
 
 import argparse
-import ctypes
-import importlib.util
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -86,27 +83,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-MALLOC_SETTINGS = {
-    "MALLOC_ARENA_MAX": (-8, 1),
-    "MALLOC_MMAP_MAX_": (-4, 0),
-    "MALLOC_TRIM_THRESHOLD_": (-1, -1),
-}
-"""glibc's environment variable -> parameter of its `mallopt`, and the value that keeps freed memory in the process."""
-
-
-def keep_freed_memory() -> None:
-    """Keeps what a train step frees for the next one, where the steps run on the CPU; call it before JAX starts.
-
-    XLA takes a step's temporaries from malloc as one block, which glibc gives back to the system after every step: the
-    page faults of taking it again cost a quarter of a 100 M-parameter step. Another C library is left as it is.
-    """
-    accelerators = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")
-    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(importlib.util.find_spec, accelerators))
-    if not on_cpu or not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in MALLOC_SETTINGS.values():
-            mallopt(parameter, value)

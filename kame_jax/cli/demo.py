@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kame_jax.cli.common import add_common, emit, keep_freed_memory, log
+from kame_jax.cli.common import add_common, emit, log
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Tell the story, and leave a report, pictures and sound in the folder."""
+    from kame_jax.train.malloc import keep_freed_memory
+
     keep_freed_memory()
     from kame_jax.assets import TINY
     from kame_jax.config import load_run

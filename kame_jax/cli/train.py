@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from kame_jax.cli.common import add_common, add_config, emit, keep_freed_memory, read_config
+from kame_jax.cli.common import add_common, add_config, emit, read_config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,6 +25,8 @@ def _run(args: argparse.Namespace) -> None:
     config = read_config(args)
     if config is None:
         return
+    from kame_jax.train.malloc import keep_freed_memory
+
     keep_freed_memory()
     from kame_jax.train.processes import connect
 

@@ -19,15 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from kame_jax.cli.common import add_common, emit, log
+from kame_jax.bench.measure import Outcome, Say
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("convert", help="conversion to Orbax and back, against copying the file")
-    add_common(parser)
+HELP = "conversion to Orbax and back, against copying the file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         "--source", metavar="FILE", help="a safetensors file to convert (default: one made up)"
     )
@@ -38,12 +39,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--scratch", metavar="DIR", default=None, help="where to work; needs three times the file's size"
     )
-    parser.set_defaults(func=run)
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One conversion."""
+class Conversion:
+    """What one conversion took."""
 
     seconds: float
     peak_rss: int
@@ -52,17 +52,17 @@ class Measure:
     """Largest memory in bytes without what mirrors files; sampled, 0 where the system does not tell."""
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure and print."""
+def measure(args: argparse.Namespace, say: Say) -> Outcome:
+    """There and back, each in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="kame_jax_bench_", dir=args.scratch) as folder:
         scratch = Path(folder)
         source = Path(args.source) if args.source else make_checkpoint(scratch, args.config, args.dtype)
         size = source.stat().st_size
-        log(f"{source.name}: {size:,} bytes; copying it")
+        say(f"{source.name}: {size:,} bytes; copying it")
         floor = _copy_seconds(source, scratch / "copy")
-        log(f"copied in {floor:.1f} s; converting")
+        say(f"copied in {floor:.1f} s; converting")
         forward = _measured(_to_jax, source, scratch / "jax")
-        log(f"to_jax in {forward.seconds:.1f} s; converting back")
+        say(f"to_jax in {forward.seconds:.1f} s; converting back")
         if source.parent == scratch:
             source.unlink()  # three copies of a large file are enough
         back = _measured(_to_torch, scratch / "jax", scratch / "torch")
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         f"{m.peak_anonymous / 1e9:>9.2f} GB{m.peak_anonymous / size:>8.2f}"
         for name, m in rows.items()
     ]
-    emit(args, result, "\n".join(lines))
+    return result, "\n".join(lines)
 
 
 def make_checkpoint(folder: Path, config: str, dtype: str) -> Path:
@@ -135,7 +135,7 @@ def _forget(path: Path) -> None:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _measured(work: Callable[[Path, Path], None], source: Path, target: Path) -> Measure:
+def _measured(work: Callable[[Path, Path], None], source: Path, target: Path) -> Conversion:
     """Runs a conversion in a process of its own."""
     _forget(source)
     context = multiprocessing.get_context("spawn")
@@ -149,7 +149,7 @@ def _measured(work: Callable[[Path, Path], None], source: Path, target: Path) ->
         raise RuntimeError(f"the conversion of {source} failed")
     seconds, peak = ours.recv()
     process.join()
-    return Measure(seconds, peak, anonymous)
+    return Conversion(seconds, peak, anonymous)
 
 
 def _child(work: Callable[[Path, Path], None], source: Path, target: Path, pipe: Connection) -> None:

@@ -1,16 +1,12 @@
 """`bench convert` gives its figures with their floor, and cleans up."""
 
-import argparse
 import json
 
-from kame_jax.cli import bench_convert
+from kame_jax.cli.main import main
 
 
 def test_the_figures_come_with_their_floor(tmp_path, capsys):
-    parser = argparse.ArgumentParser()
-    bench_convert.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["convert", "--config", "tiny", "--scratch", str(tmp_path), "--json"])
-    args.func(args)
+    assert main(["bench", "convert", "--config", "tiny", "--scratch", str(tmp_path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["bytes"] > 1_000_000
     for name in ("to_jax", "to_torch"):

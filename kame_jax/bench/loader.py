@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kame_jax.cli.common import add_common, emit, log
+from kame_jax.bench.measure import Outcome, Say, check_positive, resident_bytes
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,9 +29,11 @@ GROWTH = 4
 """Times the dialogues of the second data set."""
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("loader", help="training rows a second and core", description=__doc__)
+HELP = "training rows a second and core"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     add = parser.add_argument
     add("--data", metavar="DATA", help="measure this data set (default: two made-up ones)")
     add("--frames", type=int, default=2048, help="of a row (default: 2048)")
@@ -42,21 +43,17 @@ def add_parser(subparsers: Any) -> None:
     add("--threads", type=int, default=1, help="that make batches ahead (default: 1)")
     add("--config", default="kame_7b", help="whose streams the rows have (default: kame_7b)")
     add("--scratch", metavar="DIR", help="where made-up data lies while it is measured")
-    add_common(parser)
-    parser.set_defaults(func=_run)
 
 
-def _run(args: argparse.Namespace) -> None:
-    """Measure and print."""
-    for name in ("frames", "batch_size", "dialogues", "threads"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
+def measure(args: argparse.Namespace, say: Say) -> Outcome:
+    """Two data sets, or the one that is named."""
+    check_positive(args, "frames", "batch_size", "dialogues", "threads")
     with tempfile.TemporaryDirectory(prefix="kame_jax_bench_", dir=args.scratch) as folder:
         if args.data:
             paths = [args.data]
         else:
             paths = [
-                _made(Path(folder) / str(count), count, args)
+                _made(Path(folder) / str(count), count, args, say)
                 for count in (args.dialogues, args.dialogues * GROWTH)
             ]
         measures = [_measure(path, args) for path in paths]
@@ -81,16 +78,16 @@ def _run(args: argparse.Namespace) -> None:
         f"{m['rss_end_bytes'] / 2**20:,.0f} MiB at the last"
         for m in measures
     ]
-    emit(args, result, "\n".join(lines))
+    return result, "\n".join(lines)
 
 
-def _made(out: Path, dialogues: int, args: argparse.Namespace) -> Path:
+def _made(out: Path, dialogues: int, args: argparse.Namespace, say: Say) -> Path:
     """A data set of random dialogues, as long as two rows, an oracle event every half a second."""
     from kame_jax.config import load_run
     from kame_jax.data.dataset import write_dataset
 
     model = load_run(args.config).model
-    log(f"making {dialogues} dialogues")
+    say(f"making {dialogues} dialogues")
 
     def records() -> Iterator[Record]:
         for i in range(dialogues):
@@ -142,7 +139,7 @@ def _measure(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
     size = sum(f.stat().st_size for f in found[0].iterdir()) if found else 0
     reader = read_ahead(batches, 0, 10**9, threads=args.threads)
     next(reader)
-    first, frames = _rss(), 0
+    first, frames = resident_bytes(), 0
     wall, cpu = time.perf_counter(), time.process_time()
     while time.perf_counter() - wall < args.seconds:
         frames += int(next(reader)["frames"].sum())
@@ -154,14 +151,5 @@ def _measure(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
         "frames_per_second": frames / wall,
         "frames_per_cpu_second": frames / cpu,
         "rss_start_bytes": first,
-        "rss_end_bytes": _rss(),
+        "rss_end_bytes": resident_bytes(),
     }
-
-
-def _rss() -> int:
-    """Resident memory in bytes: now where the system tells, else the most there was."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -8,18 +8,22 @@ measured on this device in this run.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kame_jax.cli.common import add_common, emit, log
+from kame_jax.bench.measure import (
+    Outcome,
+    Say,
+    add_reference,
+    bandwidth,
+    find_reference,
+    percentiles,
+    run_reference,
+)
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,9 +34,11 @@ BUDGET_MS = 80.0
 WARM_UP = 5
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("decode", help="milliseconds a frame of the engine", description=__doc__)
+HELP = "milliseconds a frame of the engine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     add = parser.add_argument
     add("--config", default="moshi_341m", help="whose sizes the model has (default: %(default)s)")
     add("--sessions", default="1,2,4", help="how many at once, one measurement each (default: %(default)s)")
@@ -42,18 +48,12 @@ def add_parser(subparsers: Any) -> None:
     add("--int8-cache", action="store_true", help="round keys and values to int8")
     add("--sound", action="store_true", help="sound in and out through Mimi, instead of codes")
     add("--sampling", action="store_true", help="sample instead of taking the most likely")
-    add(
-        "--reference",
-        metavar="PYTHON",
-        help="a Python with torch and moshi (default: this one, if it has them)",
-    )
     add("--raw", metavar="FILE", help="write every frame's time, JSON lines")
-    add_common(parser)
-    parser.set_defaults(func=_run)
+    add_reference(parser)
 
 
-def _run(args: argparse.Namespace) -> None:
-    """Measure and print."""
+def measure(args: argparse.Namespace, say: Say) -> Outcome:
+    """One engine for each number of sessions."""
     import jax
 
     from kame_jax.config import load_model
@@ -67,19 +67,19 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(f"--sessions {args.sessions} --frames {args.frames}: expected numbers of at least 1")
     config = load_model(args.config)
     device = jax.devices()[0]
-    log(f"{device.device_kind}, {platform.machine()}: measuring bandwidth")
-    bandwidth = _bandwidth(device.platform)
+    say(f"{device.device_kind}, {platform.machine()}: measuring bandwidth")
+    speed = bandwidth(device.platform)
     rows, raw = [], []
-    reference = _reference(args, config)
+    reference = _reference(args, config, say)
     if reference is not None:
         raw.append({"what": "reference", "sessions": 1, "seconds": reference})
     for count in sessions:
-        log(f"{count} sessions: compiling")
-        engine = _engine(args, config, count)
+        say(f"{count} sessions: compiling")
+        engine = _engine(args, config, count, say)
         seconds = _measure(args, engine, count)
         raw.append({"what": "kame_jax", "sessions": count, "seconds": seconds})
-        rows.append(_row(seconds, count, *_bytes(engine), bandwidth))
-        log(_line(rows[-1]))
+        rows.append(_row(seconds, count, *_bytes(engine), speed))
+        say(_line(rows[-1]))
         del engine
     if args.raw:
         text = "".join(f"{json.dumps(line)}\n" for line in raw)
@@ -89,21 +89,21 @@ def _run(args: argparse.Namespace) -> None:
         "device": device.device_kind,
         "config": args.config,
         "dtype": args.dtype,
-        "bandwidth_gb_s": bandwidth / 1e9,
+        "bandwidth_gb_s": speed / 1e9,
         "rows": rows,
         "sessions_within_80_ms": max(fits, default=0),
     }
-    lines = [f"{device.device_kind}, {args.config} {args.dtype}; {bandwidth / 1e9:.1f} GB/s measured"]
+    lines = [f"{device.device_kind}, {args.config} {args.dtype}; {speed / 1e9:.1f} GB/s measured"]
     lines += [_line(row) for row in rows]
     lines.append(f"sessions within {BUDGET_MS:.0f} ms at p99, of those measured: {max(fits, default=0)}")
     if reference is not None:
         theirs = float(np.median(reference)) * 1e3
         result |= {"reference_ms_p50": theirs, "speedup": theirs / rows[0]["ms_p50"]}
         lines.append(f"PyTorch reference, 1 session: {theirs:.1f} ms; {result['speedup']:.2f} x faster here")
-    emit(args, result, "\n".join(lines))
+    return result, "\n".join(lines)
 
 
-def _engine(args: argparse.Namespace, config: ModelConfig, slots: int) -> Engine:
+def _engine(args: argparse.Namespace, config: ModelConfig, slots: int, say: Say) -> Engine:
     """An engine of noise."""
     import jax
     import jax.numpy as jnp
@@ -128,7 +128,7 @@ def _engine(args: argparse.Namespace, config: ModelConfig, slots: int) -> Engine
     started = time.perf_counter()
     engine = Engine(model, mimi, options=options)
     jax.block_until_ready(engine._state)
-    log(f"ready after {time.perf_counter() - started:.1f} s")
+    say(f"ready after {time.perf_counter() - started:.1f} s")
     return engine
 
 
@@ -163,16 +163,14 @@ def _size(tree: Any) -> int:
     return sum(array.nbytes for array in jax.tree.leaves(tree))
 
 
-def _row(seconds: list[float], sessions: int, weights: int, rings: int, bandwidth: float) -> dict[str, Any]:
-    ms = np.array(seconds) * 1e3
-    floor = (weights + rings) / bandwidth * 1e3
+def _row(seconds: list[float], sessions: int, weights: int, rings: int, speed: float) -> dict[str, Any]:
+    times = percentiles(seconds)
+    floor = (weights + rings) / speed * 1e3
     return {
         "sessions": sessions,
-        "ms_p50": float(np.percentile(ms, 50)),
-        "ms_p95": float(np.percentile(ms, 95)),
-        "ms_p99": float(np.percentile(ms, 99)),
+        **times,
         "floor_ms": floor,
-        "ratio": float(np.percentile(ms, 50)) / floor,
+        "ratio": times["ms_p50"] / floor,
         "weight_bytes": weights,
         "ring_bytes": rings,
     }
@@ -186,50 +184,16 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def _bandwidth(platform_name: str) -> float:
-    """Bytes a second that a matrix-vector product reads, the best of several runs, over an array beyond every cache."""
-    import jax
-    import jax.numpy as jnp
-
-    rows = 1 << (15 if platform_name == "cpu" else 18)
-    matrix, vector = jnp.ones((2048, rows), jnp.float32), jnp.ones((1, 2048), jnp.float32)
-    product = jax.jit(lambda a, b: (a @ b).sum())
-    product(vector, matrix).block_until_ready()
-    best = np.inf
-    for _ in range(10):
-        started = time.perf_counter()
-        product(vector, matrix).block_until_ready()
-        best = min(best, time.perf_counter() - started)
-    return matrix.nbytes / best
-
-
-def _reference(args: argparse.Namespace, config: ModelConfig) -> list[float] | None:
+def _reference(args: argparse.Namespace, config: ModelConfig, say: Say) -> list[float] | None:
     """Frame times of the PyTorch reference at the same sizes, one session; None where it is not installed."""
-    if args.reference is None:
-        if not all(importlib.util.find_spec(name) for name in ("torch", "moshi")):
-            log(
-                "PyTorch reference: not installed here (torch, moshi); --reference PYTHON names one that has it"
-            )
-            return None
-        args.reference = sys.executable
+    python = find_reference(args, say)
+    if python is None:
+        return None
     from kame_jax.interop.kwargs import to_kwargs
 
     kwargs = to_kwargs(config)
     for name in ("lora", "lora_rank", "lora_scaling", "model_type"):
         kwargs.pop(name, None)
-    asked = {
-        "kwargs": kwargs,
-        "frames": args.frames,
-        "warm_up": WARM_UP,
-        "sessions": 1,
-        "greedy": not args.sampling,
-    }
-    log("PyTorch reference: measuring")
-    script = Path(__file__).with_name("bench_torch.py")
-    done = subprocess.run(
-        [args.reference, str(script), json.dumps(asked)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise InputError(f"--reference {args.reference}: the PyTorch reference did not run: {last[0]}")
-    return list(json.loads(done.stdout.splitlines()[-1]))
+    say("PyTorch reference: measuring")
+    asked = {"kwargs": kwargs, "frames": args.frames, "warm_up": WARM_UP, "sessions": 1}
+    return list(run_reference(python, ["lm", json.dumps(asked | {"greedy": not args.sampling})]))

@@ -1,7 +1,7 @@
 """`kame-jax bench train`: frames a second of the train step, beside its floor and beside PyTorch.
 
 The floor is the closed form of the step's arithmetic over what the device can multiply: a data sheet's figure where the
-chip is known, else a large matrix product measured here. With `--torch PYTHON` (an interpreter that has torch and
+chip is known, else a large matrix product measured here. With `--reference PYTHON` (an interpreter that has torch and
 moshi; `tests/golden/setup.sh` makes one) the reference model takes the same batch with kame_finetune's loss and AdamW.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -18,50 +16,46 @@ from typing import Any
 
 import numpy as np
 
-from kame_jax.cli.common import (
-    MALLOC_SETTINGS,
-    add_common,
-    add_config,
-    emit,
-    keep_freed_memory,
-    log,
-    read_config,
+from kame_jax.bench.measure import (
+    Outcome,
+    Say,
+    add_reference,
+    check_positive,
+    find_reference,
+    peak_flops,
+    run_reference,
 )
+from kame_jax.config import load_run
 from kame_jax.errors import InputError
+from kame_jax.train.malloc import MALLOC_SETTINGS, keep_freed_memory
 
 SCRIPT = Path(__file__).parents[2] / "tests" / "golden" / "bench_train.py"
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
-        "train", help="the train step, against its floor and PyTorch", description=__doc__
-    )
-    add_config(parser)
+HELP = "the train step, against its floor and PyTorch"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     add = parser.add_argument
+    add("config", metavar="CONFIG", help="a YAML file, or the name of a ready one (tiny, kame_7b, ...)")
+    add("overrides", metavar="a.b=c", nargs="*", help="settings that replace those of CONFIG")
     add("--steps", type=int, default=5, help="measured, after two that warm up (default: %(default)s)")
     add("--frames", type=int, help="columns of a row (default: data.max_frames)")
-    add("--torch", metavar="PYTHON", help="an interpreter with torch and moshi, to measure beside")
     add("--dry-run", action="store_true", help="say what would be measured, and stop")
-    add_common(parser)
-    parser.set_defaults(func=run)
+    add_reference(parser)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure and print."""
-    config = read_config(args)
-    if config is None:
-        return
-    for name in ("steps", "frames"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
+def measure(args: argparse.Namespace, say: Say) -> Outcome:
+    """Our step, and PyTorch's where it is there."""
+    config = load_run(args.config, args.overrides)
+    check_positive(args, "steps", "frames")
     columns = args.frames or config.data.max_frames
     if columns is None:
         raise InputError("data.max_frames: null, so the length of a row is not known: set it, or --frames")
-    if args.torch and not (Path(args.torch).is_file() and SCRIPT.is_file()):
-        raise InputError(
-            f"--torch {args.torch}: expected a Python interpreter, and {SCRIPT} beside this checkout"
-        )
+    python = find_reference(args, say)
+    if args.reference and not SCRIPT.is_file():
+        raise InputError(f"--reference {args.reference}: needs {SCRIPT}, which only a checkout has")
     keep_freed_memory()
     from kame_jax.model import tree
     from kame_jax.plan.estimate import step_flops
@@ -80,11 +74,10 @@ def run(args: argparse.Namespace) -> None:
         import jax
 
         device = jax.devices()[0]
-        result |= {"device": device.device_kind, "torch": args.torch}
-        emit(args, result)
-        return
+        result |= {"device": device.device_kind, "torch": python}
+        return result, "\n".join(f"{key}: {value}" for key, value in result.items())
     batch = random_batch(config.model, config.train.batch_size, columns)
-    result |= measure(config, batch, args.steps)
+    result |= measure_step(config, batch, args.steps, say)
     result["floor_seconds"] = flops / result["peak_flops"]
     result["mfu"] = result["floor_seconds"] / result["seconds"]
     result["ratio_to_floor"] = result["seconds"] / result["floor_seconds"]
@@ -95,16 +88,16 @@ def run(args: argparse.Namespace) -> None:
         f"measured: {result['seconds']:.3f} s a step, {result['frames_per_second']:,.0f} frames/s, "
         f"{result['ratio_to_floor']:.2f} x floor, {result['mfu']:.0%} MFU",
     ]
-    if args.torch:
-        log("measuring PyTorch")
-        torch = measure_torch(args.torch, config, batch, args.steps)
+    if python and SCRIPT.is_file():
+        say("PyTorch reference: measuring")
+        torch = measure_torch(python, config, batch, args.steps)
         result |= {f"torch_{name}": value for name, value in torch.items()}
         result["ratio_to_torch"] = torch["seconds"] / result["seconds"]
         lines.append(
             f"PyTorch {torch['version']}: {torch['seconds']:.3f} s a step; "
             f"ours is {result['ratio_to_torch']:.2f} x as fast"
         )
-    emit(args, result, "\n".join(lines))
+    return result, "\n".join(lines)
 
 
 def random_batch(model: Any, rows: int, columns: int) -> dict[str, np.ndarray]:
@@ -118,7 +111,7 @@ def random_batch(model: Any, rows: int, columns: int) -> dict[str, np.ndarray]:
     return {"inputs": inputs, "labels": inputs, "oracle": oracle}
 
 
-def measure(config: Any, batch: dict[str, np.ndarray], steps: int) -> dict[str, Any]:
+def measure_step(config: Any, batch: dict[str, np.ndarray], steps: int, say: Say) -> dict[str, Any]:
     """Seconds of our step (the median), and what the device can multiply."""
     import jax
 
@@ -130,13 +123,13 @@ def measure(config: Any, batch: dict[str, np.ndarray], steps: int) -> dict[str, 
 
     mesh = run_mesh(config)
     program = make_program(config, mesh)
-    log(f"making weights on {mesh.size} device(s)")
+    say(f"making weights on {mesh.size} device(s)")
     params = first_params(config, mesh)[0]
     state = init_state(
         params, program.optimizer, program.places, program.frozen, ema=config.train.ema is not None
     )
     on_devices = put_batch(batch, mesh)
-    log("compiling")
+    say("compiling")
     start = time.perf_counter()
     step = program.step.lower(state, on_devices).compile()
     compiled = time.perf_counter() - start
@@ -146,7 +139,7 @@ def measure(config: Any, batch: dict[str, np.ndarray], steps: int) -> dict[str, 
         state, out = step(state, on_devices)
         jax.block_until_ready((state, out))
         seconds.append(time.perf_counter() - start)
-        log(f"step {number + 1}: {seconds[-1]:.3f} s")
+        say(f"step {number + 1}: {seconds[-1]:.3f} s")
     device = mesh.devices.flat[0]
     chip = find_chip(device.device_kind)
     median = float(np.median(seconds[2:]))
@@ -158,33 +151,12 @@ def measure(config: Any, batch: dict[str, np.ndarray], steps: int) -> dict[str, 
         "compile_seconds": compiled,
         "seconds": median,
         "frames_per_second": rows * (columns - 1) / median,
-        "peak_flops": mesh.size * chip.flops if chip else _measured_peak(),
+        "peak_flops": mesh.size * chip.flops if chip else peak_flops(),
     }
 
 
-def _measured_peak() -> float:
-    """FLOPs a second of a large float32 matrix product on the default device, the best of three."""
-    import jax
-    import jax.numpy as jnp
-
-    size = 2048
-    a = jnp.ones((size, size))
-    product = jax.jit(jnp.matmul)
-    product(a, a).block_until_ready()
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        product(a, a).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
-
-
 def measure_torch(python: str, config: Any, batch: dict[str, np.ndarray], steps: int) -> dict[str, Any]:
-    """The same in PyTorch, in a process of its own with the same `MALLOC_SETTINGS`.
-
-    Raises:
-        RuntimeError: it failed; says its last line.
-    """
+    """The same in PyTorch, in a process of its own with the same `MALLOC_SETTINGS`."""
     from kame_jax.interop.kwargs import to_kwargs
 
     model = config.model.architecture
@@ -199,16 +171,8 @@ def measure_torch(python: str, config: Any, batch: dict[str, np.ndarray], steps:
             "learning_rate": config.optimizer.learning_rate,
         }
         (Path(folder) / "spec.json").write_text(json.dumps(spec))
-        done = subprocess.run(
-            [python, str(SCRIPT), folder],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ
-            | {"PYTHONPATH": str(SCRIPT.parent)}
-            | {name: str(value % (1 << 63)) for name, (_, value) in MALLOC_SETTINGS.items()},
+        malloc = {name: str(value % (1 << 63)) for name, (_, value) in MALLOC_SETTINGS.items()}
+        found: dict[str, Any] = run_reference(
+            python, [folder], SCRIPT, malloc | {"PYTHONPATH": str(SCRIPT.parent)}
         )
-    if done.returncode:
-        raise RuntimeError(f"PyTorch: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
