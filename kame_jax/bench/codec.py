@@ -45,7 +45,7 @@ def measure(args: argparse.Namespace, say: Say) -> Outcome:
 
     from kame_jax.codec import mimi as codec
     from kame_jax.config import load_codec
-    from kame_jax.interop import tree
+    from kame_jax.model import tree
 
     check_positive(args, "codebooks", "sessions", "frames")
     config = load_codec("mimi")
