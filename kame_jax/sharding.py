@@ -6,9 +6,10 @@ the model changes with the mesh. The axes are Auto: `jax.jit` over arrays with `
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -18,7 +19,10 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 log = logging.getLogger(__name__)
 
-M = TypeVar("M", bound=nnx.Module)
+T = TypeVar("T")
+
+Path = tuple[Any, ...]
+"""Keys of a leaf, as `jax.tree_util` gives them."""
 
 MESH_AXES = ("replica", "fsdp", "tensor")
 """`replica` copies the weights, `fsdp` cuts weights and batch, `tensor` cuts heads and feed-forward widths."""
@@ -162,16 +166,35 @@ def activation_spec(
     return PartitionSpec(*entries)
 
 
-def is_whole() -> bool:
-    """Whether what is being traced runs on one device, so that no array is cut."""
+def jit_on(mesh: Mesh | None, function: Callable[..., Any], **options: Any) -> Any:
+    """`jax.jit` of a function whose trace is for `mesh`: what `traced_mesh` gives inside it, on any thread.
+
+    Args:
+        mesh: None, or a mesh of one device, cuts nothing.
+        function: of arrays.
+        options: of `jax.jit`.
+    """
+    if mesh is None:
+        return jax.jit(function, **options)
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return jax.jit(traced, **options)
+
+
+def traced_mesh() -> AbstractMesh | None:
+    """The mesh that is being traced for (`jit_on`), or None where nothing is cut: one device, or no mesh set."""
     mesh = jax.sharding.get_abstract_mesh()
-    return jax.device_count() == 1 if mesh.empty else mesh.size == 1
+    return None if mesh.empty or mesh.size == 1 else mesh
 
 
-def is_cut() -> bool:
+def gathers_weights() -> bool:
     """Whether what is being traced runs on a mesh that cuts weights along `fsdp`, so that using one means a gather."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.shape["fsdp"] > 1
+    mesh = traced_mesh()
+    return mesh is not None and mesh.shape["fsdp"] > 1
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -181,47 +204,71 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
         x: any activation.
         axes: as `activation_spec` takes them.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return x
-    return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
+    mesh = traced_mesh()
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
 
 
-def constrain_layer(layer: M) -> M:
-    """Says where the weights of one layer are cut, inside a scan over layers; without a mesh it says nothing.
+def constrain_weights(tree: T, taken: int = 0) -> T:
+    """Says where weights are cut; without a mesh it says nothing.
 
     What it says of a weight holds for its gradient too: each device then gets the sum of its own part alone, where XLA
     would sum up whole gradients on all of them.
 
     Args:
-        layer: a module whose weights declare one more axis, the first, than they have left.
+        tree: a module or state of weights.
+        taken: leading axes that the weights declare and no longer have: 1 inside a scan over layers.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return layer
-    graphdef, state = nnx.split(layer)
-    placed = []
-    for path, leaf in nnx.to_flat_state(state):
-        value, axes = leaf.get_value(), leaf.get_metadata()["axes"][1:]
-        spec = partition_spec(".".join(map(str, path)), axes, value.shape, mesh)
-        placed.append((path, leaf.replace(jax.lax.with_sharding_constraint(value, spec))))
-    return nnx.merge(graphdef, nnx.from_flat_state(placed))
+    mesh = traced_mesh()
+    if mesh is None:
+        return tree
+
+    def constrained(path: Path, leaf: nnx.Variable) -> nnx.Variable:
+        value, axes = leaf.get_value(), leaf.get_metadata()["axes"][taken:]
+        spec = partition_spec(dotted(path), axes, value.shape, mesh)
+        return leaf.replace(jax.lax.with_sharding_constraint(value, spec))
+
+    return map_weights(constrained, tree)
 
 
-def shardings(
-    state: Any, mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES
-) -> dict[str, NamedSharding]:
-    """The sharding of each weight of a model or state (abstract or not), by dotted path.
+def map_weights(function: Callable[[Path, Any], Any], tree: T) -> T:
+    """A tree with `function(path, leaf)` of every leaf; a weight (`nnx.Variable`), with what it declares, is one."""
+    return jax.tree_util.tree_map_with_path(function, tree, is_leaf=is_weight)
 
-    Weights that declare no axes (Mimi's moving averages) stay whole.
+
+def is_weight(leaf: Any) -> bool:
+    """Whether a node of a tree is a weight with its declaration."""
+    return isinstance(leaf, nnx.Variable)
+
+
+def dotted(path: Path) -> str:
+    """A tree path as text: `temporal.layers.attn_in.weight`, `1.inner_states.depth.inner_state.0.mu.depth.input`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def tree_shardings(tree: T, mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES) -> T:
+    """The sharding of every leaf of a tree (abstract or not), in its form.
+
+    Weights are cut along the axes that they declare, and so is what an optimizer keeps of each. Weights that declare
+    none (Mimi's moving averages), and counters, stay whole.
 
     Raises:
         ValueError: see `partition_spec`.
     """
-    leaves = nnx.to_flat_state(nnx.state(state) if isinstance(state, nnx.Module) else state)
-    result = {}
-    for path, leaf in leaves:
-        name = ".".join(map(str, path))
-        axes = leaf.get_metadata().get("axes") or ("",) * len(leaf.shape)
-        result[name] = NamedSharding(mesh, partition_spec(name, axes, leaf.shape, mesh, rules))
-    return result
+
+    def sharding(path: Path, leaf: Any) -> Any:
+        axes = leaf.get_metadata().get("axes") if is_weight(leaf) else None
+        spec = partition_spec(dotted(path), axes, leaf.shape, mesh, rules) if axes else PartitionSpec()
+        place = NamedSharding(mesh, spec)
+        return leaf.replace(place) if is_weight(leaf) else place
+
+    return map_weights(sharding, tree)
+
+
+def shardings(
+    module: nnx.Module, mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES
+) -> dict[str, NamedSharding]:
+    """`tree_shardings` of a model, by dotted path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        tree_shardings(nnx.state(module), mesh, rules), is_leaf=is_weight
+    )
+    return {dotted(path): leaf.get_value() for path, leaf in leaves}

@@ -3,14 +3,21 @@
 import dataclasses
 import logging
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from kame_jax.config import LoRAConfig, config_names, load_codec, load_model
 from kame_jax.model import tree
-from kame_jax.sharding import MESH_AXES, make_mesh, partition_spec, shardings
+from kame_jax.model.layers import Linear
+from kame_jax.sharding import MESH_AXES, jit_on, make_mesh, partition_spec, shardings, traced_mesh
 
 MODELS = [name for name in config_names() if name != "mimi"]
 
@@ -100,3 +107,33 @@ def test_one_size_of_a_mesh_may_be_left_open():
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         make_mesh(*sizes)
+
+
+def layer_program(mesh=None):
+    """The program of one layer, lowered for one device."""
+    layer = nnx.eval_shape(lambda: Linear(nnx.Rngs(0), (4, 2), (8,), axes=("heads", "head_dim", "embed")))
+    return (
+        jit_on(mesh, lambda layer, x: layer(x))
+        .lower(layer, jax.ShapeDtypeStruct((3, 8), jnp.float32))
+        .as_text()
+    )
+
+
+def test_a_layer_of_one_device_is_the_same_program_however_many_devices_the_process_sees():
+    code = "import jax; assert len(jax.devices()) == 8; from tests.test_sharding import layer_program as p; print(p())"
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = os.environ | flags | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    seen = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    ).stdout
+    assert (
+        seen.strip() == layer_program().strip() == layer_program(make_mesh(devices=jax.devices()[:1])).strip()
+    )
+
+
+def test_the_mesh_that_is_traced_for_is_the_one_given_at_the_boundary():
+    meshes = []
+    for mesh in (None, abstract_mesh(1, 1, 1), abstract_mesh(2, 2, 1)):
+        jax.eval_shape(jit_on(mesh, lambda: meshes.append(traced_mesh())))
+    assert meshes == [None, None, abstract_mesh(2, 2, 1)]
+    assert traced_mesh() is None

@@ -19,7 +19,7 @@ from kame_jax.model.attention import attend, window_mask
 from kame_jax.model.execution import Execution, rematerialised
 from kame_jax.model.layers import Embedding, Linear, Norm, take, truncated_normal, unstacked
 from kame_jax.model.transformer import TransformerLayer, add_sin_positions
-from kame_jax.sharding import constrain, constrain_layer
+from kame_jax.sharding import constrain, constrain_weights
 
 
 class Depth(nnx.Module):
@@ -117,7 +117,7 @@ class Depth(nnx.Module):
         x = add_sin_positions(x, positions.T, self.config)
 
         def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
-            layer, x = constrain_layer(layer), constrain(x, None, "batch", None)
+            layer, x = constrain_weights(layer, taken=1), constrain(x, None, "batch", None)
             qkv = checkpoint_name(layer.attn_in.per_step(layer.norm1(x), self.schedule), "qkv")
             qkv = constrain(qkv, None, "batch", None, "heads", None).swapaxes(0, 1)
             q, k, v = layer.rotate(qkv, positions)

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from kame_jax.config import LoRAConfig
-from kame_jax.sharding import constrain, is_cut, is_whole
+from kame_jax.sharding import constrain, gathers_weights, traced_mesh
 
 Initializer = Callable[[jax.Array, Sequence[int], jnp.dtype], jax.Array]
 Axes = tuple[str, ...]
@@ -226,7 +226,7 @@ class Linear(nnx.Module):
 def _contract(x: jax.Array, weight: jax.Array, num_in: int, out_dtype: jnp.dtype | None) -> jax.Array:
     """Contracts the last `num_in` dimensions of `x` with those of `weight`."""
     weight, kind = weight.astype(x.dtype), out_dtype or x.dtype
-    if is_whole():
+    if traced_mesh() is None:
         # As a product of matrices: XLA on CPU would copy a weight of more dimensions into the other order.
         lead, out = x.shape[: x.ndim - num_in], weight.shape[: weight.ndim - num_in]
         rows, matrix = x.reshape(math.prod(lead), -1), weight.reshape(math.prod(out), -1)
@@ -364,7 +364,7 @@ class Embedding(nnx.Module):
     def summed(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """The sum over codebooks of `per_codebook`, `[..., dim]` of `dtype`, added one after the other."""
         # As the reference adds them; XLA on CPU is slow to reduce over a leading axis.
-        if not is_cut():
+        if not gathers_weights():
             return functools.reduce(jnp.add, self.per_codebook(ids, dtype))
 
         def body(total: jax.Array, one: tuple[Embedding, jax.Array]) -> tuple[jax.Array, None]:
@@ -374,7 +374,7 @@ class Embedding(nnx.Module):
 
     def per_codebook(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Looks up codebook k of `ids int32 [K, ...]` in table k: `[K, ..., dim]` of `dtype`."""
-        if is_cut():
+        if gathers_weights():
             return jax.lax.scan(lambda _, one: (None, one[0](one[1], dtype)), None, (self, ids))[1]
         table = jnp.arange(ids.shape[0]).reshape((-1,) + (1,) * (ids.ndim - 1))
         y = self.weight[...][table, jnp.maximum(ids, 0)].astype(dtype)
@@ -391,7 +391,7 @@ def table_rows(table: jax.Array, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
     it. The other way, everybody's ids read from one's own columns, costs each device work in proportion to the whole
     batch: on a pod its sorts, gathers and scatters of millions of short rows outlast many layers.
     """
-    if not is_cut():
+    if not gathers_weights():
         return table[ids].astype(dtype)
     entries, dim = table.shape
     size = -(-entries // -(-entries // PAGE))

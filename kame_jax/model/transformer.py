@@ -28,7 +28,7 @@ from kame_jax.model.attention import (
 from kame_jax.model.execution import Execution, rematerialised
 from kame_jax.model.layers import Axes, Initializer, LayerScale, Linear, Norm, take, uniform, unstacked
 from kame_jax.model.window_attention import attend_window
-from kame_jax.sharding import constrain, constrain_layer
+from kame_jax.sharding import constrain, constrain_weights
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -176,7 +176,7 @@ class Transformer(nnx.Module):
         x = add_sin_positions(x, positions, self.config)
 
         def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
-            return constrain_layer(layer)(x, positions, execution.attention, segments), None
+            return constrain_weights(layer, taken=1)(x, positions, execution.attention, segments), None
 
         return jax.lax.scan(rematerialised(body, execution.remat), x, self.layers)[0]
 
