@@ -285,6 +285,12 @@ def test_an_error_says_what_where_and_what_was_expected(override, expected):
     assert expected in problems(override)
 
 
+BOMB = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+"""Ten lines of aliases that stand for ten thousand million values."""
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -302,6 +308,8 @@ def test_an_error_says_what_where_and_what_was_expected(override, expected):
         ("- 1\n", "expected `key: value` lines, got [1]"),
         ("1: 2\n", "1: unknown key"),
         ("x: !!python/object:os.system 1\n", "not valid YAML"),
+        (BOMB, "more than 100,000 values, those that aliases (*name) repeat included"),
+        ("#" * 2**20 + "\n", "holds more than 1,048,576 bytes"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_line(text, expected, tmp_path):
@@ -316,7 +324,7 @@ def test_a_bad_file_is_refused_with_the_line(text, expected, tmp_path):
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "bad.yaml", tmp_path):
-        with pytest.raises(InputError, match="cannot be read as text|no configuration file"):
+        with pytest.raises(InputError, match="is not UTF-8 text|no configuration file"):
             load_run(path)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,9 +21,14 @@ from kame_jax.config.model import MimiConfig, ModelConfig
 from kame_jax.config.presets import RUN_PRESETS
 from kame_jax.config.run import RunConfig, RunModelConfig
 from kame_jax.errors import InputError
+from kame_jax.files import read_text, regular_file
 
 T = TypeVar("T")
 
+TEXT_LIMIT = 1 << 20
+"""Bytes of the longest configuration."""
+MOST_VALUES = 100_000
+"""Values of the largest configuration, those that aliases repeat included: a few nested ones make billions."""
 PRESET_SECTIONS = ("model", "codec")
 """Sections that may start from another file's, with `preset: NAME`."""
 
@@ -112,9 +118,7 @@ def load_settings(cls: type[T], source: str | Path, overrides: Iterable[str] = (
     Raises:
         InputError: no such file, or every problem of file and overrides in one list.
     """
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"{source}: no such file, expected YAML with settings of {cls.__name__}")
+    path = regular_file(source, f"YAML with settings of {cls.__name__}")
     document, problems = _overridden(_read(path), overrides)
     if problems:
         raise problem_list(str(source), problems)
@@ -145,8 +149,8 @@ def find_config(source: str | Path) -> Path:
         InputError: there is no such file or name; says the nearest name.
     """
     path = Path(source)
-    if path.is_file():
-        return path
+    if os.path.exists(path) and not path.is_dir():  # a folder may be called as a ready configuration is
+        return regular_file(path, "a configuration in YAML")
     folders = (_config_folder(), _config_folder() / "pods")
     for named in (folder / f"{source}.yaml" for folder in folders):
         if path.name == str(source) and named.is_file():
@@ -178,10 +182,7 @@ def _load_section(source: str | Path, name: str, cls: type[T]) -> T:
 
 def _read(path: Path, label: str = "") -> _Document:
     """The values of a YAML file, each with its line; `label` names the file where it is not the one asked for."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from error
+    text = read_text(path, "a configuration in YAML", TEXT_LIMIT)
     document = _parse(text, lambda line: f"{label}line {line}", about=str(path))
     if not isinstance(document.values, Mapping):
         raise InputError(f"{path}: expected `key: value` lines, got {shown(document.values)}")
@@ -194,6 +195,8 @@ def _parse(text: str, place: Any, about: str) -> _Document:
     problems: list[str] = []
 
     def plain(node: yaml.Node, key: str) -> Any:
+        if len(sources) >= MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values, those that aliases (*name) repeat included")
         sources[key] = place(node.start_mark.line + 1)
         if isinstance(node, yaml.SequenceNode):
             return [plain(item, f"{key}[{i}]") for i, item in enumerate(node.value)]
