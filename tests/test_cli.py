@@ -1,6 +1,7 @@
 """The command line: quick to answer, one clear line for each ending, and the exit statuses that scripts rely on."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -73,13 +74,48 @@ def test_every_command_has_help(name, capsys):
     assert f"kame-jax {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [[], ["dmeo"], ["--nonsense"]])
+@pytest.mark.parametrize("argv", [["dmeo"], ["--nonsense"]])
 def test_bad_usage_is_one_line_and_status_2(argv, capsys):
     assert cli.main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
     assert "see kame-jax --help" in err
+
+
+def test_without_arguments_the_help_is_printed(capsys):
+    assert cli.main([]) == 0
+    without = capsys.readouterr().out
+    assert cli.main(["--help"]) == 0
+    assert without == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output", "status", "said"),
+    [
+        ("--help", "| true", 1, ""),
+        ("--help", "> /dev/full", 1, "kame-jax: <stdout>: No space left on device\n"),
+        ("nonsense", "2> /dev/full", 2, ""),
+    ],
+)
+def test_an_output_that_takes_nothing_ends_with_at_most_one_line(arguments, output, status, said):
+    """Run as a user may, by `python -m`: what is left over when the interpreter ends is part of it."""
+    line = f"set -o pipefail; {sys.executable} -m kame_jax {arguments} {output}"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, env=buffered)
+    assert (done.returncode, done.stderr) == (status, said)
+
+
+def test_a_shell_completes_commands_and_options(capsys):
+    assert cli.main(["completion", "bash"]) == 0
+    line = "kame-jax stream --orac"
+    script = (
+        f'{capsys.readouterr().out}\nkame-jax() {{ {sys.executable} -m kame_jax "$@"; }}\n'
+        f"COMP_WORDS=({line}) COMP_CWORD=2 COMP_LINE='{line}' COMP_POINT={len(line)}\n"
+        '_python_argcomplete kame-jax --orac stream\necho "${COMPREPLY[@]}"\n'
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["--oracle"]
 
 
 def test_overrides_may_stand_around_options(command):

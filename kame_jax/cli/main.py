@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -18,7 +19,7 @@ from typing import NoReturn
 import kame_jax
 from kame_jax.errors import InputError, WorkError
 
-COMMANDS = ("demo", "train", "evaluate", "plan", "stream", "codec", "data", "bench")
+COMMANDS = ("demo", "train", "evaluate", "plan", "stream", "codec", "data", "bench", "completion")
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,24 +52,47 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    status = _run(list(sys.argv[1:] if argv is None else argv))
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the caller closed it
+        try:
+            stream.flush()
+        except OSError as error:  # a full disk, or a reader that has gone as in `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if status == 0:
+                status = (
+                    1
+                    if isinstance(error, BrokenPipeError)
+                    else _fail(f"kame-jax: {stream.name}: {error.strerror}", 1)
+                )
+    return status
+
+
+def _run(argv: list[str]) -> int:
     # One command needs only its own module; the top-level help and a mistyped name need them all.
     names = argv[:1] if argv[:1] and argv[0] in COMMANDS else COMMANDS
+    debug = bool(os.environ.get("KAME_JAX_DEBUG"))
     try:
-        args = parse(build_parser(names), argv)
+        parser = build_parser(names)
+        if "_ARGCOMPLETE" in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
+        if not argv:
+            parser.print_help()
+            return 0
+        args = parse(parser, argv)
+        debug |= getattr(args, "debug", False)
+        args.func(args)
     except SystemExit as stop:  # argparse has already said why
         return int(stop.code or 0)
-    try:
-        args.func(args)
     except InputError as error:
         return _fail(f"kame-jax: {error}", 2)
     except KeyboardInterrupt:
         return _fail("kame-jax: interrupted", 130)
-    except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         return 1
     except Exception as error:
-        if getattr(args, "debug", False) or os.environ.get("KAME_JAX_DEBUG"):
+        if debug:
             traceback.print_exc()
         if isinstance(error, WorkError):
             return _fail(f"kame-jax: {error}", 1)
@@ -78,8 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(line: str, status: int) -> int:
-    """Say why on stderr and return the exit status."""
-    print(line, file=sys.stderr, flush=True)
+    """Say why on stderr, if anything reads it, and return the exit status."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
     return status
 
 

@@ -17,6 +17,7 @@ from kame_jax.config import ModelConfig
 from kame_jax.data.cutting import CARRIED, Cut, Sample, bounds, column_count, make_sample, needed_frames
 from kame_jax.data.dataset import Dataset, find_dataset
 from kame_jax.errors import InputError
+from kame_jax.files import read_text
 
 
 class DatasetSamples(Sequence[Sample]):
@@ -189,10 +190,8 @@ def open_samples(
     if Path(path).suffix not in (".yaml", ".yml"):
         return DatasetSamples(path, config, speakers, cut) if find_dataset(path) else None
     try:
-        items = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected a mixture of data sets") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        items = yaml.safe_load(read_text(path, "a mixture of data sets"))
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     numbers = isinstance(items, dict) and all(isinstance(w, int | float) for w in items.values())
     if not items or not numbers:
