@@ -23,7 +23,7 @@ FLOORS = {
             "data decode",
             "make train tandem",
             "serve evaluation lab plan bench demo",
-            "cli",
+            "cli __main__",
         )
     )
     for room in rooms.split()
