@@ -15,7 +15,7 @@ from typing import Any
 
 from kame_jax.config import LLMConfig
 from kame_jax.llm.endpoint import Endpoint, deadline
-from kame_jax.llm.errors import LLMError
+from kame_jax.llm.errors import Failures, LLMError
 from kame_jax.llm.markup import without_left_open
 from kame_jax.llm.reply import Reply
 from kame_jax.llm.retry import Budget, Retry
@@ -42,13 +42,21 @@ class Client:
         config: of the endpoint.
         seed: of the waiting times between tries.
         give_up_after: nothing more is asked after so many answers in a row that did not come; None never gives up.
+        failures: where answers that did not come are counted.
 
     Raises:
         InputError: the `openai` package is not installed, or OpenAI's own endpoint is asked without a key.
     """
 
-    def __init__(self, config: LLMConfig, seed: int = 0, give_up_after: int | None = None) -> None:
+    def __init__(
+        self,
+        config: LLMConfig,
+        seed: int = 0,
+        give_up_after: int | None = None,
+        failures: Failures | None = None,
+    ) -> None:
         self.config = config
+        self.failures = Failures() if failures is None else failures
         self.usage = Usage()
         self.give_up_after = give_up_after
         self._in_a_row = 0
@@ -56,9 +64,6 @@ class Client:
         self._places = asyncio.Semaphore(config.max_concurrent)
         self._retry = Retry(config.backoff, config.max_backoff, config.retries, seed)
         self._budget = Budget(config.max_cost, config.max_total_tokens, "tokens")
-
-    def __str__(self) -> str:
-        return str(self._endpoint)
 
     def __repr__(self) -> str:
         return f"Client({self.config.model!r}, base_url={self.config.base_url!r})"
@@ -127,7 +132,7 @@ class Client:
         """
         async with self._asking(messages) as tally:
 
-            async def begun() -> tuple[str, AsyncIterator[str]]:
+            async def begun() -> tuple[str, Any]:
                 pieces = self._answer(messages, max_tokens, tally, True)
                 try:
                     async with deadline(self.config.first_token_timeout, "no first token"):
@@ -189,23 +194,28 @@ class Client:
     @contextlib.asynccontextmanager
     async def _asking(self, messages: Sequence[Message]) -> AsyncIterator[_Tally]:
         """A request's turn, once it has come and if the limits allow it; counted when it is over."""
+        tally, failed = _Tally(messages), False
         async with self._places:
-            # All that was asked before is counted now.
-            if self.give_up_after is not None and self._in_a_row >= self.give_up_after:
-                raise LLMError(
-                    "given_up", f"{self._in_a_row} answers in a row did not come, nothing more is asked"
-                )
-            self._budget.check(self.cost, self.usage.tokens)
-            tally, failed = _Tally(messages), False
             try:
+                self._check_limits()
                 yield tally
-            except LLMError:
+            except LLMError as error:
                 failed = True
+                self.failures.add(f"language model {self._endpoint}", error.kind, error.words)
                 raise
             finally:
-                self.usage += tally.count(failed)
-                if failed or tally.whole:
-                    self._in_a_row = self._in_a_row + 1 if failed else 0
+                if tally.tries:
+                    self.usage += tally.count(failed)
+                    if failed or tally.whole:
+                        self._in_a_row = self._in_a_row + 1 if failed else 0
+
+    def _check_limits(self) -> None:
+        """Whether anything may be asked; called in one's turn, when all that was asked before is counted."""
+        if self.give_up_after is not None and self._in_a_row >= self.give_up_after:
+            raise LLMError(
+                "given_up", f"{self._in_a_row} answers in a row did not come, nothing more is asked"
+            )
+        self._budget.check(self.cost, self.usage.tokens)
 
 
 class _Tally:

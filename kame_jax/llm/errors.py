@@ -10,8 +10,8 @@ import json
 import math
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 RETRIED = ("rate_limit", "server", "connection", "timeout", "cut")
@@ -56,29 +56,31 @@ class LLMError(RuntimeError):
 
 
 class Failures:
-    """How often which kind of failure happened; the first of each kind is reported as it happens.
+    """What went wrong: how often each kind, and the words of its first time, which are news once."""
 
-    Args:
-        who: the server or the model, as a reader knows it.
-        say: called with one line.
-    """
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """(who, kind) -> how often."""
+        self._words: dict[tuple[str, str], str] = {}
+        self._news: deque[str] = deque()
 
-    def __init__(self, who: str, say: Callable[[str], None] = lambda line: None) -> None:
-        self.counts: Counter[str] = Counter()
-        self.words: dict[str, str] = {}
-        """Kind -> the words of its first failure."""
-        self._who, self._say = who, say
+    def add(self, who: str, kind: str, words: str) -> None:
+        """Counts a failure of a server, named as a reader knows it; `words` are one line."""
+        self.counts[who, kind] += 1
+        if (who, kind) not in self._words:
+            self._words[who, kind] = words
+            self._news.append(f"{who}: {kind}: {words}")
 
-    def add(self, kind: str, words: str) -> None:
-        """Counts a failure."""
-        self.counts[kind] += 1
-        if kind not in self.words:
-            self.words[kind] = words
-            self._say(f"{self._who}: {kind}: {words}")
+    def news(self) -> list[str]:
+        """A line for each kind that happened for the first time since the last call."""
+        return [self._news.popleft() for _ in range(len(self._news))]
 
     def summary(self) -> list[str]:
-        """One line for each kind, with its count and its first words."""
-        return [f"{self._who}: {kind} ({self.counts[kind]}): {words}" for kind, words in self.words.items()]
+        """A line for each kind, with its count."""
+        return [
+            f"{who}: {kind} ({self.counts[who, kind]} times): {words}"
+            for (who, kind), words in list(self._words.items())
+        ]
 
 
 def one_line(words: object, *secrets: str) -> str:

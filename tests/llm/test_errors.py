@@ -84,12 +84,12 @@ def test_only_what_another_try_may_mend_is_tried_again():
 
 
 def test_each_kind_is_told_once_and_counted():
-    told = []
-    failures = Failures("m at http://x", told.append)
+    failures = Failures()
     for kind in ("server", "refused", "server", "server"):
-        failures.add(kind, f"{kind} words {len(told)}")
-    assert told == ["m at http://x: server: server words 0", "m at http://x: refused: refused words 1"]
-    assert failures.summary()[0] == "m at http://x: server (3): server words 0"
+        failures.add("m at http://x", kind, f"{kind} words")
+    assert failures.news() == ["m at http://x: server: server words", "m at http://x: refused: refused words"]
+    assert failures.news() == []
+    assert failures.summary()[0] == "m at http://x: server (3 times): server words"
 
 
 def test_a_budget_stops_at_its_cost_or_its_amount():
