@@ -1,4 +1,7 @@
-"""What is this file: layout, config, parameter counts, dtypes, surprises. `python convert/inspect.py SOURCE`."""
+"""What is this file? `python convert/inspect.py SOURCE`.
+
+The same as `kame-jax convert inspect`.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,14 @@ import sys
 sys.path.pop(0)
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import argparse
 from collections.abc import Sequence
 
-from convert.common import make_parser, run
-from kame_jax.cli.common import emit
-from kame_jax.interop.report import describe, inspect
-
-
-def show(args: argparse.Namespace) -> None:
-    """Print the report."""
-    report = inspect(args.source, args.config, "mimi" if args.mimi else "lm", args.base)
-    emit(args, report, describe(report))
+from kame_jax.cli.main import main as kame_jax
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = make_parser(__doc__ or "")
-    parser.add_argument(
-        "source", help="safetensors file, folder, checkpoint of ours, or hf://org/repo[@revision]"
-    )
-    parser.add_argument("--base", metavar="SOURCE", help="the model that LoRA adapters belong to")
-    return run(parser, show, argv)
+    return kame_jax(["convert", "inspect", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

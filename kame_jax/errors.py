@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+MOST_SHOWN = 200
+"""Problems of one error that are printed; a hostile file has millions."""
+
+
+def printable(text: str) -> str:
+    """Text as a terminal may have it: what a file says must not move the cursor, change colours or hide itself."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
 
 class InputError(ValueError):
     """Bad usage, configuration or input file.
@@ -23,7 +31,9 @@ class InputError(ValueError):
         super().__init__(message)
 
     def __str__(self) -> str:
-        return "\n  ".join((self.message, *self.problems))
+        shown = self.problems[:MOST_SHOWN]
+        more = len(self.problems) - len(shown)
+        return "\n  ".join((self.message, *shown, *([f"and {more:,} more"] if more else [])))
 
 
 class WorkError(RuntimeError):

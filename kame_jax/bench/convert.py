@@ -98,13 +98,14 @@ def make_checkpoint(folder: Path, config: str, dtype: str) -> Path:
     """A file with the names and sizes of a model in KAME's layout, filled with noise."""
     from kame_jax.config import load_model
     from kame_jax.interop import lm_tables
+    from kame_jax.interop.layouts import Layout
     from kame_jax.interop.safetensors_file import DTYPES as KINDS
     from kame_jax.interop.safetensors_file import SafetensorsWriter, TensorInfo
     from kame_jax.interop.table import expand
     from kame_jax.model import tree
 
     model = load_model(config)
-    slots = expand(lm_tables.written(model, "kame"), tree.shapes(tree.abstract(model)))
+    slots = expand(lm_tables.written(model, Layout.KAME), tree.shapes(tree.abstract(model)))
     kind = KINDS[DTYPES[dtype]]
     infos = {key: TensorInfo(slot.shape, kind) for key, slot in slots.items()}
     largest = max(int(np.prod(info.shape)) for info in infos.values())

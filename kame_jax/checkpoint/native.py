@@ -13,7 +13,8 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,29 @@ def read_meta(path: Path) -> Meta:
     return Meta(config, value.get("provenance", {}))
 
 
+def native_kind(path: Path) -> str:
+    """`lm` or `mimi` for a folder that is, or was, a checkpoint of ours; empty for any other.
+
+    One that lacks some of its files still is one: reading it then says what is missing.
+    """
+    marks = ("_CHECKPOINT_METADATA", f"meta/{META_NAME}", "params/_METADATA")
+    if not any((path / mark).is_file() for mark in marks):
+        return ""
+    try:
+        return "mimi" if read_json(path / "meta" / META_NAME).get("kind") == "mimi" else "lm"
+    except InputError:
+        return "lm"
+
+
+def newest_step(folder: Path) -> Path | None:
+    """The newest checkpoint of a run, given the run's folder or its `checkpoints/`; None for any other folder."""
+    for place in (folder, folder / "checkpoints"):
+        named = place.iterdir() if place.is_dir() else ()
+        if steps := [path for path in named if re.fullmatch(r"[0-9]+", path.name) and native_kind(path)]:
+            return max(steps, key=lambda path: int(path.name))
+    return None
+
+
 def meta_context() -> v1.Context:
     """An Orbax context that keeps the item `meta` as JSON, for whoever saves it together with others."""
     registry = v1.handlers.local_registry()
@@ -89,13 +113,19 @@ def meta_context() -> v1.Context:
     return context
 
 
-def save(path: str | os.PathLike[str], weights: Weights, meta: Meta) -> None:
+def save(
+    path: str | os.PathLike[str],
+    weights: Weights,
+    meta: Meta,
+    also: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Write a checkpoint, complete or not at all.
 
     Args:
         path: the folder to make; it must not exist, or be empty.
         weights: what to write, in the dtypes it is kept in.
         meta: what it is.
+        also: puts further files into the folder before it appears.
 
     Raises:
         InputError: there is something at `path`.
@@ -109,6 +139,7 @@ def save(path: str | os.PathLike[str], weights: Weights, meta: Meta) -> None:
         params = ocp.args.PyTreeSave(tree.nest(lazy), save_args=tree.nest(args))
         checkpointer.save(inside, ocp.args.Composite(params=params))
         _add_meta(inside, meta)
+        also(inside)
         inside.rename(target)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kame_jax.config import RunConfig, load_run, to_dict, to_yaml
+from kame_jax.errors import printable
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def read_config(args: argparse.Namespace) -> RunConfig | None:
 
 def log(message: str) -> None:
     """Write one line of progress to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def emit(args: argparse.Namespace, result: Mapping[str, Any], text: str | None = None) -> None:
@@ -66,10 +67,9 @@ def emit(args: argparse.Namespace, result: Mapping[str, Any], text: str | None =
     """
     if args.json:
         print(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False), flush=True)
-    elif text is None:
-        print("\n".join(f"{key}: {value}" for key, value in result.items()), flush=True)
     else:
-        print(text, flush=True)
+        lines = (f"{key}: {value}" for key, value in result.items())
+        print(printable("\n".join(lines) if text is None else text), flush=True)
 
 
 def _plain(value: Any) -> Any:

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import kame_jax
-from kame_jax.errors import InputError, WorkError
+from kame_jax.errors import InputError, WorkError, printable
 
-COMMANDS = ("demo", "train", "evaluate", "plan", "stream", "codec", "data", "bench", "completion")
+COMMANDS = ("demo", "train", "evaluate", "plan", "stream", "codec", "convert", "data", "bench", "completion")
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,7 +82,7 @@ def _run(argv: list[str]) -> int:
             return 0
         args = parse(parser, argv)
         debug |= getattr(args, "debug", False)
-        args.func(args)
+        status: int | None = args.func(args)
     except SystemExit as stop:  # argparse has already said why
         return int(stop.code or 0)
     except InputError as error:
@@ -98,13 +98,13 @@ def _run(argv: list[str]) -> int:
             return _fail(f"kame-jax: {error}", 1)
         reason = " ".join(str(error).split()) or "no message"
         return _fail(f"kame-jax: {type(error).__name__}: {reason} (--debug shows where)", 1)
-    return 0
+    return status or 0
 
 
 def _fail(line: str, status: int) -> int:
     """Say why on stderr, if anything reads it, and return the exit status."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
     return status
 
 

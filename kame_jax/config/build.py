@@ -102,7 +102,7 @@ class _Builder:
 
     def value(self, hint: Any, value: Any, key: str) -> Any:
         """`value` as the type `hint`, or _BAD."""
-        kind, limit, optional = _unpack(hint)
+        kind, limit, optional = unpack(hint)
         if value is None and optional:
             return None
         if dataclasses.is_dataclass(kind):
@@ -138,12 +138,12 @@ def _keys(cls: type, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a configuration class."""
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         yield prefix + name
-        kind, _, _ = _unpack(hint)
+        kind, _, _ = unpack(hint)
         if dataclasses.is_dataclass(kind):
             yield from _keys(typing.cast(type, kind), f"{prefix}{name}.")
 
 
-def _unpack(hint: Any) -> tuple[Any, Any, bool]:
+def unpack(hint: Any) -> tuple[Any, Any, bool]:
     """(type, range or None, whether None is allowed) of an annotation."""
     optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -156,7 +156,7 @@ def _unpack(hint: Any) -> tuple[Any, Any, bool]:
 
 def _expected(hint: Any) -> str:
     """An annotation in words."""
-    kind, limit, optional = _unpack(hint)
+    kind, limit, optional = unpack(hint)
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     if dataclasses.is_dataclass(kind):
         words = "a section of settings"

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import huggingface_hub
-from huggingface_hub import errors as hub_errors
+from kame_jax import hub
+from kame_jax.checkpoint.native import native_kind, newest_step, read_meta
+from kame_jax.config import MimiConfig
+from kame_jax.interop.checkpoint import Checkpoint, open_checkpoint
+from kame_jax.interop.layouts import holds
+from kame_jax.interop.locate import MIMI_CONFIG_NAME, NAMES, locate
+from kame_jax.interop.names import NamedTensors
+from kame_jax.interop.places import Folder, NotThere, Place, find_named, read_config
+from kame_jax.interop.safetensors_file import SafetensorsFile
+from kame_jax.oracle.text import TOKENIZER_NAMES, load_tokenizer
 
-from kame_jax.errors import InputError
-from kame_jax.files import read_json
-from kame_jax.interop.checkpoint import open_checkpoint
-from kame_jax.interop.locate import locate, read_config
-
-TOKENIZER_NAMES = ("tokenizer.model", "tokenizer_spm_32k_3.model")
-"""Looked for where no `config.json` names one."""
+REFERENCE = "hf://kyutai/moshiko-pytorch-bf16"
+"""Where the reference's loader takes a tokenizer and a codec from that a checkpoint lacks."""
 
 
 def find_tokenizer(spec: str | os.PathLike[str]) -> Path:
@@ -27,21 +33,22 @@ def find_tokenizer(spec: str | os.PathLike[str]) -> Path:
             above; or the files of its repository.
 
     Raises:
-        InputError: there is none.
+        NotThere: there is none.
+        InputError: what the checkpoint names as one is not in its folder, or cannot be fetched.
     """
-    text = os.fspath(spec)
-    if text.startswith("hf://"):
-        return _from_hub(text)
-    for folder in _folders(Path(text)):
-        settings, _ = read_config(folder)
-        named = str((settings or {}).get("tokenizer_name") or "")
-        if named.startswith("hf://"):
-            return _from_hub(named)
-        for name in (named.removeprefix("file://"), *TOKENIZER_NAMES):
-            if name and (folder / name).is_file():
-                return folder / name
-    raise InputError(
-        f"{text}: no tokenizer beside it, expected {' or '.join(TOKENIZER_NAMES)}; give --tokenizer"
+    for place in _places(spec):
+        named = _settings(place).get("tokenizer_name")
+        if named and (path := find_named(place, named)):
+            return path
+        for name in TOKENIZER_NAMES:
+            if path := place.find(name):
+                return path
+        models = sorted(place.path.glob("*.model")) if isinstance(place, Folder) else []
+        if len(models) == 1:
+            return models[0]
+    raise NotThere(
+        f"{os.fspath(spec)}: no tokenizer beside it, expected {' or '.join(TOKENIZER_NAMES)}; give --tokenizer "
+        f"(the reference's loader takes {REFERENCE}/{TOKENIZER_NAMES[1]})"
     )
 
 
@@ -49,18 +56,91 @@ def find_codec(spec: str | os.PathLike[str]) -> str:
     """Where Mimi's weights for a checkpoint are, as `load_mimi` takes it.
 
     Raises:
-        InputError: there are none.
+        NotThere: there are none.
+        InputError: what the checkpoint names as its codec is not in its folder, or cannot be fetched.
     """
-    text = os.fspath(spec)
-    if text.startswith("hf://"):
-        return text
-    for folder in _folders(Path(text)):
-        try:
-            locate(folder, "mimi")
-        except InputError:
-            continue
-        return str(folder)
-    raise InputError(f"{text}: no codec beside it, expected a safetensors file of Mimi; give --codec")
+    for place in _places(spec):
+        with contextlib.suppress(NotThere):
+            locate(str(place), "mimi")
+            return str(place)
+    raise NotThere(
+        f"{os.fspath(spec)}: no codec beside it, expected a safetensors file of Mimi; give --codec (the reference's "
+        f"loader takes {REFERENCE}/{NAMES['mimi'][0]})"
+    )
+
+
+class Beside(NamedTuple):
+    """The tokenizer and the codec of a checkpoint, to be copied with it."""
+
+    tokenizer: Path | None
+    codec: Path | None
+    mimi_config: Mapping[str, Any] | None
+    missing: tuple[str, ...]
+    """Why one of them cannot be had, and where the reference takes it from."""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where the copies come from, by what they are."""
+        found = {"tokenizer": self.tokenizer, "codec": self.codec}
+        return {what: str(path) for what, path in found.items() if path is not None}
+
+    @property
+    def lines(self) -> list[str]:
+        """What a person should know of it."""
+        return [*(f"{what} copied from {source}" for what, source in self.sources.items()), *self.missing]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the copies are called, by the key of `config.json` that names them."""
+        names = {}
+        if self.tokenizer is not None:
+            usual = self.tokenizer.suffix == ".model"
+            names["tokenizer_name"] = self.tokenizer.name if usual else TOKENIZER_NAMES[1]
+        if self.codec is not None:
+            names["mimi_name"] = NAMES["mimi"][0]
+        if self.mimi_config is not None:
+            names["mimi_config_name"] = MIMI_CONFIG_NAME
+        return names
+
+    def copy(self, folder: Path) -> None:
+        """Copies what there is into a folder."""
+        names = self.names
+        for key, path in (("tokenizer_name", self.tokenizer), ("mimi_name", self.codec)):
+            if path is not None:
+                shutil.copyfile(path, folder / names[key])
+        if self.mimi_config is not None:
+            (folder / MIMI_CONFIG_NAME).write_text(json.dumps(self.mimi_config, indent=4) + "\n")
+
+
+def find_beside(spec: str | os.PathLike[str], checkpoint: Checkpoint) -> Beside:
+    """The tokenizer and the codec of an opened checkpoint, each known to be one; the codec itself has neither.
+
+    Raises:
+        InputError: what is named or lies there as a tokenizer or codec is none, or leads out of the checkpoint.
+    """
+    if isinstance(checkpoint.config, MimiConfig):
+        return Beside(None, None, None, ())
+    tokenizer = codec = mimi_config = None
+    missing: list[str] = []
+    try:
+        tokenizer = find_tokenizer(spec)
+        load_tokenizer(tokenizer)  # a link may lead to any file: only a tokenizer is copied
+    except (NotThere, hub.Unreachable) as error:
+        missing.append(error.message)
+    try:
+        found = locate(find_codec(spec), "mimi")
+        if len(found.weights) != 1:
+            raise NotThere(
+                f"{found.name}: its codec is an Orbax checkpoint, which is not copied; give --codec"
+            )
+        [codec] = found.weights
+        mimi_config = found.mimi_config
+        if holds(NamedTensors(SafetensorsFile(codec)).infos) != "mimi":
+            raise NotThere(f"{codec}: has the name of a codec and holds none; give --codec")
+    except (NotThere, hub.Unreachable) as error:
+        codec = None
+        missing.append(error.message)
+    return Beside(tokenizer, codec, mimi_config if codec else None, tuple(missing))
 
 
 def loader_settings(spec: str | os.PathLike[str], name: str) -> dict[str, Any]:
@@ -74,32 +154,24 @@ def loader_settings(spec: str | os.PathLike[str], name: str) -> dict[str, Any]:
     return dict((open_checkpoint(spec).provenance.get("config") or {}).get(name) or {})
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    """The checkpoint's folder, and those above as far as a run folder (`run/checkpoints/100`)."""
+def _places(spec: str | os.PathLike[str]) -> Iterator[Place]:
+    """Where to look: the repository; or the checkpoint's folder and those above, as far as a run folder."""
+    text = os.fspath(spec)
+    if text.startswith(hub.PREFIX):
+        yield hub.parse(text)[0]
+        return
+    path = Path(text.removeprefix("file://"))
     folder = path if path.is_dir() else path.parent
-    yield folder
+    yield Folder(folder)
     for above in list(folder.absolute().parents)[:2]:
         if (above / "checkpoints").is_dir():
-            yield above
+            yield Folder(above)
 
 
-def _from_hub(text: str) -> Path:
-    org, repo, *rest = text.removeprefix("hf://").split("/")
-    repo, _, revision = repo.partition("@")
-    names = ["/".join(rest)] if rest else list(TOKENIZER_NAMES)
-    try:
-        if not rest:
-            settings = read_json(
-                Path(
-                    huggingface_hub.hf_hub_download(f"{org}/{repo}", "config.json", revision=revision or None)
-                )
-            )
-            names = [str(settings["tokenizer_name"]), *names] if settings.get("tokenizer_name") else names
-    except hub_errors.EntryNotFoundError:
-        pass  # a repository without config.json has the default names
-    for name in names:
-        try:
-            return Path(huggingface_hub.hf_hub_download(f"{org}/{repo}", name, revision=revision or None))
-        except hub_errors.EntryNotFoundError:
-            continue
-    raise InputError(f"{text}: no tokenizer in this repository ({', '.join(names)}); give --tokenizer")
+def _settings(place: Place) -> Mapping[str, Any]:
+    """The `config.json` of a checkpoint, or the one that a converted checkpoint came with."""
+    config, _ = read_config(place)
+    if config is None and isinstance(place, Folder):
+        native = place.path if native_kind(place.path) else newest_step(place.path)
+        config = read_meta(native).provenance.get("config") if native else None
+    return config or {}

@@ -5,11 +5,10 @@ Nothing is read here but headers; `native.py`, `load.py` and `export.py` then mo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,18 @@ from typing import Any
 import numpy as np
 
 from kame_jax.checkpoint.native import NativeWeights, read_meta
-from kame_jax.config import (
-    LoRAConfig,
-    MimiConfig,
-    ModelConfig,
-    config_names,
-    load_codec,
-    load_model,
-)
+from kame_jax.checkpoint.weights import Weights
+from kame_jax.config import LoRAConfig, MimiConfig, ModelConfig
 from kame_jax.errors import InputError
-from kame_jax.files import read_json
-from kame_jax.interop import kwargs, lm_tables, mimi_kwargs, mimi_tables
+from kame_jax.interop import kwargs, lm_tables, recognise
 from kame_jax.interop.assemble import Deviations, TensorSource, deviations
-from kame_jax.interop.layouts import has_base, readable_layout
+from kame_jax.interop.layouts import Layout, holds, readable_layout
 from kame_jax.interop.locate import Located, locate
+from kame_jax.interop.names import NamedTensors
 from kame_jax.interop.safetensors_file import SafetensorsFile
-from kame_jax.interop.sizes import Sizes, config_sizes, lora_rank, read_sizes
-from kame_jax.interop.table import match
-from kame_jax.interop.weights import Dequantized, FileWeights, MergedLoRA, Union, Weights, WithOracle
+from kame_jax.interop.table import expand
+from kame_jax.interop.views import Dequantized, FilledAdapters, Union
+from kame_jax.interop.weights import FileWeights, MergedLoRA, WithOracle
 from kame_jax.model import tree
 
 ORACLE_INITS = ("clone", "identity")
@@ -47,8 +40,8 @@ class Checkpoint:
 
     name: str
     """What to call it in messages."""
-    layout: str
-    """One of `layouts.READABLE`, or `kame_jax`."""
+    layout: Layout
+    """How its tensors are named."""
     config: ModelConfig | MimiConfig
     weights: Weights
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -132,7 +125,7 @@ def _lm_config(checkpoint: Checkpoint) -> ModelConfig:
 
 def _open_native(path: Path) -> Checkpoint:
     meta = read_meta(path)
-    return Checkpoint(str(path), "kame_jax", meta.config, NativeWeights(path, meta.config), meta.provenance)
+    return Checkpoint(str(path), Layout.OURS, meta.config, NativeWeights(path, meta.config), meta.provenance)
 
 
 def _open_files(
@@ -143,45 +136,44 @@ def _open_files(
 ) -> Checkpoint:
     if lora not in LORA_MODES:
         raise InputError(f"lora must be one of {', '.join(LORA_MODES)}, got {lora!r}")
-    files = [SafetensorsFile(path) for path in located.weights]
-    adapters = [SafetensorsFile(located.adapter)] if located.adapter else []
-    if len(files) == 1 and _is_adapter(files[0]):
+    files = [NamedTensors(SafetensorsFile(path)) for path in located.weights]
+    adapters = [NamedTensors(SafetensorsFile(located.adapter))] if located.adapter else []
+    if len(files) == 1 and holds(files[0].infos) == "adapter":
         files, adapters = [], files
-    if not files and base is None:
-        raise InputError(
-            f"{located.name}: these are LoRA adapters without the model they belong to: give it as base"
-        )
     if base is not None:
         if not adapters:
             raise InputError(f"{located.name}: a base is for LoRA adapters, and there are none here")
         below = locate(base)
         if below.native is not None:
             raise InputError(f"{below.name}: the base of adapters must be safetensors")
-        files = [SafetensorsFile(path) for path in below.weights]
-        located = dataclasses.replace(located, config=(below.config or {}) | (located.config or {}) or None)
+        files = [NamedTensors(SafetensorsFile(path)) for path in below.weights]
+        located = dataclasses.replace(located, config={**(below.config or {}), **(located.config or {})})
+    if not files:
+        raise InputError(
+            f"{located.name}: these are LoRA adapters without the model they belong to: give it as base"
+        )
     source: TensorSource = Union([*files, *adapters])
-    layout = readable_layout((files and Union(files).infos) or source.infos, located.name)
-    provenance = _provenance(located, layout, [*files, *adapters])
-    if layout.startswith("mimi"):
-        return _open_mimi(located, config, source, layout, provenance)
-    if layout == "moshi-q8":
+    layout = readable_layout(Union(files).infos, located.name)
+    notes = [*located.notes, *(note for file in [*files, *adapters] for note in file.notes)]
+    provenance = _provenance(located, layout, [named.file for named in [*files, *adapters]])
+    if layout.facts.holds == "mimi":
+        return _open_mimi(located, config, source, layout, provenance, notes)
+    if layout is Layout.MOSHI_Q8:
         table = source.infos.get("text_emb.weight")
         source = Dequantized(source, table.dtype if table else np.dtype(np.float32))
-    return _open_lm(located, config, source, layout, provenance)
+    return _open_lm(located, config, source, layout, provenance, notes)
 
 
-def _is_adapter(file: SafetensorsFile) -> bool:
-    return any(key.endswith(".lora_A.weight") for key in file.infos) and not has_base(file.infos)
-
-
-def _provenance(located: Located, layout: str, files: Sequence[SafetensorsFile]) -> dict[str, Any]:
+def _provenance(located: Located, layout: Layout, files: Sequence[SafetensorsFile]) -> dict[str, Any]:
     digest = hashlib.sha256()
     metadata: dict[str, str] = {}
     for file in files:
         digest.update(file.header_bytes())
-        metadata |= file.metadata
+        metadata |= {
+            key: text for key, text in file.metadata.items() if text not in file.infos
+        }  # no tied names
     return {
-        "source_layout": layout,
+        "source_layout": str(layout),
         "files": [file.path.name for file in files],
         "header_sha256": digest.hexdigest(),
         "metadata": metadata,
@@ -191,131 +183,68 @@ def _provenance(located: Located, layout: str, files: Sequence[SafetensorsFile])
 
 
 def _open_lm(
-    located: Located, config: object, source: TensorSource, layout: str, provenance: dict[str, Any]
+    located: Located,
+    given: object,
+    source: TensorSource,
+    layout: Layout,
+    provenance: dict[str, Any],
+    notes: list[str],
 ) -> Checkpoint:
-    notes: list[str] = []
-    lm_config = _find_config(located, config, source, notes)
-    rank = lora_rank(source.infos)
-    raw = located.config or {}
-    adapters = kwargs.from_lora_kwargs(raw, rank)
-    if raw.get("lora") and rank is None:
+    config = recognise.language_model(located, given, source.infos, layout, notes)
+    raw, infos = located.config or {}, {key: i for key, i in source.infos.items() if ".lora_" not in key}
+    ranks = [i.shape[-1] for key, i in source.infos.items() if key.endswith(".lora_B.weight")]
+    plan = recognise.plan_for(config, infos, layout, located.name)
+    if ranks:
+        if not raw.get("lora"):
+            notes.append(f"adapters without a configuration: scaling taken as {LoRAConfig.scaling}")
+        config = dataclasses.replace(config, lora=kwargs.from_lora_kwargs(raw, max(ranks)))
+        source = _filled(config, source, notes)
+        plan = recognise.plan_for(config, source.infos, layout, located.name)
+    elif raw.get("lora"):
         notes.append("the configuration says lora, but no adapters are here: taken as merged")
-    if rank is not None and not raw.get("lora"):
-        notes.append(f"adapters without a configuration: scaling taken as {LoRAConfig().scaling}")
-    lm_config = dataclasses.replace(lm_config, lora=adapters)
-    shapes = tree.shapes(tree.abstract(lm_config))
-    names = lm_tables.written(lm_config, layout if layout in lm_tables.SPELLINGS else "moshi")
-    plan = match(source.infos, lm_tables.readable(lm_config), names, shapes, located.name)
     if raw.get("model_type") == "hibiki":
         notes.append(
             "hibiki: the reference overwrites row 2 of the text embedding with row 3 when it loads this"
         )
+    kinds = {info.dtype.name for info in source.infos.values()}
+    if short := sorted(name for name in kinds if name.startswith("float8")):
+        notes.append(
+            f"{', '.join(short)}: held in bfloat16, which has all these numbers; the computation is in float32, or in "
+            "the text embedding's dtype where that is longer"
+        )
     if other := deviations(plan, source):
         provenance["other_dtypes"] = other
         notes.append(f"mixed dtypes within {', '.join(sorted(other))}: kept, and restored on export")
-    return Checkpoint(located.name, layout, lm_config, FileWeights(plan, source), provenance, notes)
+    return Checkpoint(located.name, layout, config, FileWeights(plan, source), provenance, notes)
 
 
-def _find_config(located: Located, config: object, source: TensorSource, notes: list[str]) -> ModelConfig:
-    """The configuration given, or beside the file, or of a ready model of the same sizes; sizes as in the tensors."""
-    oracle = "separate" if any(key.startswith("oracle_emb.") for key in source.infos) else "none"
-    sizes: Sizes | None = None
-    with contextlib.suppress(KeyError, IndexError, ZeroDivisionError):
-        sizes = read_sizes(source.infos)
-    raw = kwargs.lm_kwargs(located.config or {})
-    where = f"{located.name} ({located.config_name})"
-    if config is not None:
-        found = _given_config(config)
-    elif "dim" in raw:
-        found = kwargs.from_kwargs(raw, where)
-    elif ready := _ready_config(sizes, oracle):
-        name, found = ready
-        notes.append(f"configuration taken from the ready one with these sizes: {name}")
-        if known := {key: value for key, value in raw.items() if key in kwargs.DEFAULTS}:
-            found = kwargs.from_kwargs(kwargs.to_kwargs(found) | known, where)
-    else:
-        raise InputError(
-            f"{located.name}: no configuration beside it ({_described(sizes)}), and no ready one has these sizes. "
-            "Heads, delays, context and positions leave no trace in weights: give a config (YAML or JSON)"
-        )
-    found = dataclasses.replace(found, oracle=oracle, lora=None)
-    return found if sizes is None else _with_sizes(found, sizes)
-
-
-def _with_sizes(config: ModelConfig, sizes: Sizes) -> ModelConfig:
-    """Hidden widths, and an unused projection, as the tensors have them: formulas for them differ between programs."""
-    temporal = dataclasses.replace(config.temporal, ffn_dim=sizes.temporal.ffn_dim)
-    depth = config.depth
-    if depth is not None and sizes.depth is not None:
-        depth = dataclasses.replace(depth, ffn_dim=sizes.depth.ffn_dim)
-    unused = None if config.dep_q else sizes.unused_depth_input_dim
-    return dataclasses.replace(config, temporal=temporal, depth=depth, unused_depth_input_dim=unused)
-
-
-def _given_config(config: object) -> ModelConfig:
-    if isinstance(config, ModelConfig):
-        return config
-    if isinstance(config, MimiConfig):
-        raise InputError("a Mimi configuration was given for a language model")
-    path = Path(str(config))
-    return kwargs.from_kwargs(read_json(path), str(path)) if path.suffix == ".json" else load_model(path)
-
-
-def _ready_config(sizes: Sizes | None, oracle: str) -> tuple[str, ModelConfig] | None:
-    """The ready configuration with these sizes, the one with that oracle embedding first."""
-    found: list[tuple[bool, str, ModelConfig]] = []
-    for name in config_names() if sizes else ():
-        with contextlib.suppress(InputError):
-            config = load_model(name)
-            if config_sizes(config) == sizes:
-                found.append((config.oracle != oracle, name, config))
-    return min(found, key=lambda entry: entry[:2])[1:] if found else None
-
-
-def _described(sizes: Sizes | None) -> str:
-    if sizes is None:
-        return "too few tensors to tell its sizes"
-    t = sizes.temporal
-    return f"dim {t.dim}, {t.num_layers} layers, n_q {sizes.n_q}, dep_q {sizes.dep_q}, text_card {sizes.text_card}"
+def _filled(config: ModelConfig, source: TensorSource, notes: list[str]) -> FilledAdapters:
+    """The file with adapters of one rank on every linear layer, in its own spelling."""
+    fused = any(".in_proj.lora_" in key or ".out_proj.lora_" in key for key in source.infos)
+    rules = lm_tables.written(config, Layout.MOSHI_FUSED if fused else Layout.MOSHI)
+    shapes = tree.shapes(tree.abstract(config))
+    filled = FilledAdapters(source, expand([rule for rule in rules if ".lora_" in rule.key], shapes))
+    if filled.note:
+        notes.append(filled.note)
+    return filled
 
 
 def _open_mimi(
-    located: Located, config: object, source: TensorSource, layout: str, provenance: dict[str, Any]
+    located: Located,
+    given: object,
+    source: TensorSource,
+    layout: Layout,
+    provenance: dict[str, Any],
+    notes: list[str],
 ) -> Checkpoint:
-    if config is not None:
-        candidates = [_given_codec(config)]
-    elif located.mimi_config is not None:
-        candidates = [mimi_kwargs.from_kwargs(located.mimi_config, f"{located.name}: configuration of Mimi")]
-    else:
-        candidates = list(_ready_codecs().values())
     errors: list[InputError] = []
-    for candidate in candidates:
-        shapes = tree.shapes(tree.abstract(candidate))
-        rules, names = mimi_tables.readable(candidate), mimi_tables.written(candidate, layout)
+    for candidate in recognise.codecs(located, given):
         try:
-            plan = match(source.infos, rules, names, shapes, located.name)
+            plan = recognise.plan_for(candidate, source.infos, layout, located.name)
         except InputError as error:
             errors.append(error)
             continue
         if other := deviations(plan, source):
             provenance["other_dtypes"] = other
-        return Checkpoint(located.name, layout, candidate, FileWeights(plan, source), provenance)
+        return Checkpoint(located.name, layout, candidate, FileWeights(plan, source), provenance, notes)
     raise min(errors, key=lambda error: len(error.problems))
-
-
-def _given_codec(config: object) -> MimiConfig:
-    if isinstance(config, MimiConfig):
-        return config
-    if isinstance(config, ModelConfig):
-        raise InputError("a language model's configuration was given for Mimi")
-    path = Path(str(config))
-    return mimi_kwargs.from_kwargs(read_json(path), str(path)) if path.suffix == ".json" else load_codec(path)
-
-
-def _ready_codecs() -> Mapping[str, MimiConfig]:
-    """The released codec and those of ready configurations."""
-    codecs = {"mimi": MimiConfig()}
-    for name in config_names():
-        with contextlib.suppress(InputError):
-            codecs[name] = load_codec(name)
-    return codecs

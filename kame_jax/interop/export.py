@@ -22,18 +22,16 @@ from kame_jax.errors import InputError
 from kame_jax.files import building, free_folder
 from kame_jax.interop import kwargs, lm_tables, mimi_kwargs, mimi_tables
 from kame_jax.interop.assemble import slot_value, stored_dtype
+from kame_jax.interop.beside import Beside
 from kame_jax.interop.checkpoint import Checkpoint, add_oracle
-from kame_jax.interop.locate import MIMI_CONFIG_NAME
+from kame_jax.interop.layouts import LM_LAYOUTS, MIMI_LAYOUTS, Layout
+from kame_jax.interop.locate import MIMI_CONFIG_NAME, NAMES
+from kame_jax.interop.places import CONFIG_NAMES
 from kame_jax.interop.safetensors_file import SafetensorsWriter, TensorInfo
 from kame_jax.interop.table import Rule, Slot, expand
 from kame_jax.interop.weights import FoldedOracle
 
-LM_LAYOUTS = tuple(lm_tables.SPELLINGS)
-MIMI_LAYOUTS = ("mimi", "mimi-fused", "mimi-hf")
-WITHOUT_ORACLE = ("moshi", "moshi-fused")
-
-WEIGHTS_NAME, LORA_NAME = "model.safetensors", "lora.safetensors"
-MIMI_NAME = "tokenizer-e351c8d8-checkpoint125.safetensors"
+WEIGHTS_NAME, LORA_NAME, MIMI_NAME = (NAMES[kind][0] for kind in ("lm", "adapter", "mimi"))
 
 
 def export(
@@ -43,6 +41,7 @@ def export(
     *,
     fold_oracle: bool = False,
     dtype: np.dtype | None = None,
+    beside: Beside | None = None,
 ) -> list[Path]:
     """Write a checkpoint.
 
@@ -51,60 +50,69 @@ def export(
     Args:
         checkpoint: what to write (`open_checkpoint`; with its options an oracle table is added, or adapters merged).
         folder: where; it must not exist, or be empty.
-        layout: one of `LM_LAYOUTS`, or of `MIMI_LAYOUTS` for the codec.
+        layout: one of `layouts.LM_LAYOUTS`, or of `MIMI_LAYOUTS` for the codec.
         fold_oracle: for a layout without an oracle: add its padding row to the text embedding (`FoldedOracle`).
         dtype: cast every weight but conditioners; None keeps each tensor's own.
+        beside: the model's tokenizer and codec, copied into the folder and named in its `config.json`.
 
     Returns:
         The files written.
 
     Raises:
-        InputError: the layout cannot hold the model, or there is something at `folder`.
+        InputError: the layout cannot hold the model, a number is too large for `dtype`, or there is something at
+            `folder`.
     """
     if isinstance(checkpoint.config, MimiConfig):
-        _check_layout(layout, MIMI_LAYOUTS, "Mimi")
+        kind = _layout(layout, MIMI_LAYOUTS, "Mimi")
         config, weights = checkpoint.config, checkpoint.weights
-        name = "model.safetensors" if layout == "mimi-hf" else MIMI_NAME
-        files = {name: mimi_tables.written(config, layout)}
-        texts = {} if layout == "mimi-hf" else {MIMI_CONFIG_NAME: mimi_kwargs.to_kwargs(config)}
+        name = WEIGHTS_NAME if kind is Layout.MIMI_HF else MIMI_NAME
+        files = {name: mimi_tables.written(config, kind)}
+        texts = {} if kind is Layout.MIMI_HF else {MIMI_CONFIG_NAME: mimi_kwargs.to_kwargs(config)}
     else:
-        _check_layout(layout, LM_LAYOUTS, "a language model")
-        checkpoint = _fit_oracle(checkpoint, layout, fold_oracle)
+        kind = _layout(layout, LM_LAYOUTS, "a language model")
+        checkpoint = _fit_oracle(checkpoint, kind, fold_oracle)
         lm_config, weights = checkpoint.config, checkpoint.weights
         assert isinstance(lm_config, ModelConfig)
-        rules = lm_tables.written(lm_config, layout)
+        rules = lm_tables.written(lm_config, kind)
         files = {WEIGHTS_NAME: [rule for rule in rules if not _is_adapter(rule)]}
         if lm_config.lora is not None:
-            if layout == "finetune":
+            if kind is Layout.FINETUNE:
                 raise InputError("kame_finetune has no LoRA: merge the adapters first")
             files[LORA_NAME] = [rule for rule in rules if _is_adapter(rule)]
-        texts = _config_files(checkpoint, lm_config, layout)
+        texts = _config_files(checkpoint, lm_config, kind)
     target = free_folder(folder)
     with building(target) as scratch:
         inside = scratch / "export"
         inside.mkdir()
         for name, some in files.items():
-            _write(inside / name, some, checkpoint, weights, layout, dtype)
+            _write(inside / name, some, checkpoint, weights, kind, dtype)
+        if beside is not None:
+            beside.copy(inside)
+            if CONFIG_NAMES[0] in texts:
+                texts[CONFIG_NAMES[0]] |= beside.names
         for name, text in texts.items():
             (inside / name).write_text(json.dumps(text, indent=4) + "\n")
         inside.rename(target)
     return sorted(target.iterdir())
 
 
-def _check_layout(layout: str, layouts: Sequence[str], what: str) -> None:
-    if layout not in layouts:
-        raise InputError(f"layout {layout!r} cannot hold {what}, only {', '.join(layouts)}")
+def _layout(name: str, layouts: Sequence[Layout], what: str) -> Layout:
+    found = next((layout for layout in layouts if layout == name), None)
+    if found is None:
+        raise InputError(f"layout {str(name)!r} cannot hold {what}, only {', '.join(layouts)}")
+    return found
 
 
-def _fit_oracle(checkpoint: Checkpoint, layout: str, fold: bool) -> Checkpoint:
+def _fit_oracle(checkpoint: Checkpoint, layout: Layout, fold: bool) -> Checkpoint:
     """The model with an oracle table exactly where the layout has one."""
     config = checkpoint.config
     assert isinstance(config, ModelConfig)
-    if layout in WITHOUT_ORACLE and config.oracle != "none":
+    if layout.facts.oracle is False and config.oracle != "none":
         if not fold:
             raise InputError(
-                f"layout {layout!r} has no oracle embedding, and {checkpoint.name} has one: choose to fold its "
-                "padding row into the text embedding (what is left behaves as with an idle oracle), or layout 'kame'"
+                f"layout '{layout}' has no oracle embedding, and {checkpoint.name} has one: choose to fold its "
+                "padding row into the text embedding (what is left behaves as with an idle oracle), or layout "
+                f"'{Layout.KAME_FUSED if layout.facts.fused else Layout.KAME}'"
             )
         return dataclasses.replace(
             checkpoint,
@@ -112,15 +120,15 @@ def _fit_oracle(checkpoint: Checkpoint, layout: str, fold: bool) -> Checkpoint:
             weights=FoldedOracle(checkpoint.weights, config.text_padding_id),
         )
     if fold:
-        raise InputError(f"there is no oracle to fold: {checkpoint.name} as {layout!r} keeps what it has")
+        raise InputError(f"there is no oracle to fold: {checkpoint.name} as '{layout}' keeps what it has")
     if config.oracle == "tie":
         # The reference has no tied mode: kame_finetune copies the text embedding before each save.
         return add_oracle(
             dataclasses.replace(checkpoint, config=dataclasses.replace(config, oracle="none")), "clone"
         )
-    if layout == "kame" and config.oracle == "none":
+    if layout.facts.oracle and config.oracle == "none":
         raise InputError(
-            f"layout 'kame' needs an oracle embedding, and {checkpoint.name} has none: give it one with the oracle "
+            f"layout '{layout}' needs an oracle embedding, and {checkpoint.name} has none: give it one with the oracle "
             "option, 'clone' (as the reference does) or 'identity' (no change without an oracle)"
         )
     return checkpoint
@@ -135,7 +143,7 @@ def _write(
     rules: Sequence[Rule],
     checkpoint: Checkpoint,
     weights: Weights,
-    layout: str,
+    layout: Layout,
     dtype: np.dtype | None,
 ) -> None:
     """One safetensors file; reads one of our arrays at a time."""
@@ -150,12 +158,26 @@ def _write(
         for name, some in by_path.items():
             array = whole(weights, name)
             for slot in some:
-                writer.write(slot.key, slot_value(slot, array, infos[slot.key].dtype))
+                value = slot_value(slot, array, infos[slot.key].dtype)
+                _check_range(slot, array, value)
+                writer.write(slot.key, value)
             del array
     except BaseException:
         writer.abandon()
         raise
     writer.close()
+
+
+def _check_range(slot: Slot, array: np.ndarray, value: np.ndarray) -> None:
+    """Raises InputError where a cast has made a number infinite."""
+    if value.dtype == array.dtype or np.isfinite(value).all():
+        return
+    given = array[slot.at]
+    if np.isfinite(given).sum() > np.isfinite(value).sum():
+        largest = np.abs(np.where(np.isfinite(given), given, 0).astype(np.float64)).max()
+        raise InputError(
+            f"{slot.key}: a weight of {largest:g} is too large for {value.dtype}: choose another dtype"
+        )
 
 
 def _dtype_of(slot: Slot, checkpoint: Checkpoint, weights: Weights, dtype: np.dtype | None) -> np.dtype:
@@ -164,14 +186,14 @@ def _dtype_of(slot: Slot, checkpoint: Checkpoint, weights: Weights, dtype: np.dt
     return stored_dtype(slot, weights.shapes[slot.path], weights.dtype(slot.path), checkpoint.other_dtypes)
 
 
-def _metadata(checkpoint: Checkpoint, layout: str) -> dict[str, str]:
+def _metadata(checkpoint: Checkpoint, layout: Layout) -> dict[str, str]:
     """What a file says about itself: what its source said, and how it was made."""
     provenance = checkpoint.provenance
     own = {
         "format": "pt",
         "producer": f"kame_jax {kame_jax.__version__}",
-        "layout": layout,
-        "rope_order": "half" if layout == "mimi-hf" else "interleaved",
+        "layout": str(layout),
+        "rope_order": "half" if layout is Layout.MIMI_HF else "interleaved",
         "source_layout": str(provenance.get("source_layout", checkpoint.layout)),
     }
     if "header_sha256" in provenance:
@@ -179,17 +201,17 @@ def _metadata(checkpoint: Checkpoint, layout: str) -> dict[str, str]:
     return dict(provenance.get("metadata", {})) | own
 
 
-def _config_files(checkpoint: Checkpoint, config: ModelConfig, layout: str) -> dict[str, dict[str, Any]]:
+def _config_files(checkpoint: Checkpoint, config: ModelConfig, layout: Layout) -> dict[str, dict[str, Any]]:
     """File name -> content of the configuration that the reference's loader takes."""
     raw: Mapping[str, Any] = checkpoint.provenance.get("config") or {}
     lm = _source_kwargs(raw, config) or kwargs.to_kwargs(config)
-    if layout == "finetune":
-        return {"moshi_lm_kwargs.json": {k: v for k, v in lm.items() if k != "depformer_causal"}}
+    if layout is Layout.FINETUNE:
+        return {CONFIG_NAMES[1]: {k: v for k, v in lm.items() if k != "depformer_causal"}}
     loader = {key: raw[key] for key in kwargs.LOADER_KEYS if key in raw and key != "lora_name"}
     loader["moshi_name"] = WEIGHTS_NAME
     if config.lora is not None:
         loader["lora_name"] = LORA_NAME
-    return {"config.json": loader | lm | kwargs.lora_kwargs(config.lora)}
+    return {CONFIG_NAMES[0]: loader | lm | kwargs.lora_kwargs(config.lora)}
 
 
 def _source_kwargs(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any] | None:

@@ -1,27 +1,30 @@
 """The reference's configuration files (`config.json`, `moshi_lm_kwargs.json`) to a `ModelConfig` and back.
 
 Names, defaults and derived sizes are those of kyutai-labs/moshi and SakanaAI/kame: `models/lm.py` (`LMModel`),
-`models/loaders.py`, `modules/transformer.py`, `modules/gating.py`.
+`models/loaders.py`, `modules/transformer.py`, `modules/gating.py`. A field of ours is a key of theirs under the same
+name, and with the same default, unless a table here says otherwise; `depformer_` stands before the depth transformer's.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kame_jax.config import (
-    GATINGS,
-    NORMS,
-    POSITIONS,
     ConditionerConfig,
     DepthConfig,
     LoRAConfig,
     ModelConfig,
     TransformerConfig,
-    validate,
+    build,
+    to_dict,
 )
+from kame_jax.config.build import unpack
+from kame_jax.config.fields import OneOf
 from kame_jax.errors import InputError
 
 LOADER_KEYS = (
@@ -32,57 +35,93 @@ LOADER_KEYS = (
 
 LORA_KEYS = ("lora", "lora_rank", "lora_scaling")
 
+OTHER_NAMES = {
+    "text_padding_id": "existing_text_padding_id",
+    "text_end_padding_id": "existing_text_end_padding_id",
+    "demux_text": "demux_second_text_stream",
+    "extra_heads": "extra_heads_num_heads",
+    "extra_head_dim": "extra_heads_dim",
+    "temporal.positions": "positional_embedding",
+    "depth.positions": "depformer_pos_emb",
+    "depth.norm": "norm",
+    "depth.schedule": "depformer_weights_per_step_schedule",
+    "depth.low_rank": "depformer_low_rank_embeddings",
+    "depth.head_norm": "depformer_norm",
+}
+"""Our field -> their key, where it is not of the same name."""
+
+DERIVED = (
+    "temporal", "temporal.ffn_dim", "depth", "depth.ffn_dim", "depth.context", "oracle", "lora", "conditioners",
+    "unused_depth_input_dim",
+)  # fmt: skip
+"""Our fields that are no key of theirs, but follow from several or from the tensors."""
+
 DEFAULTS: dict[str, Any] = {
     "delays": [0],
     "n_q": 8,
     "dep_q": 8,
     "card": 1024,
     "text_card": 32000,
-    "text_card_out": None,
-    "demux_second_text_stream": False,
     "dim": 128,
     "num_heads": 8,
-    "num_layers": None,
     "hidden_scale": 4,
     "norm": "layer_norm",
-    "norm_emb": False,
-    "bias_proj": False,
-    "context": None,
-    "causal": True,
-    "max_period": 10_000,
     "gating": "none",
-    "layer_scale": None,
     "positional_embedding": "sin",
-    "positional_scale": 1.0,
-    "cross_attention": False,
-    "kv_repeat": 1,
-    "betas": None,
-    "existing_text_padding_id": 3,
-    "existing_text_end_padding_id": 0,
-    "extra_heads_num_heads": 0,
-    "extra_heads_dim": 6,
     "depformer_dim": 256,
-    "depformer_dim_feedforward": None,
-    "depformer_num_heads": None,
     "depformer_multi_linear": False,
     "depformer_weights_per_step": False,
-    "depformer_weights_per_step_schedule": None,
-    "depformer_low_rank_embeddings": None,
     "depformer_pos_emb": "sin",
-    "depformer_norm": None,
-    "depformer_context": None,
-    "depformer_causal": True,
-    "conditioners": {},
-    "fuser": None,
-    "quantize": False,
-    "gradient_checkpointing": False,
 }
-"""The reference's own defaults, where it has one."""
+"""The reference's own defaults where ours differ or are none."""
 
-INHERITED = ("num_layers", "max_period", "gating", "layer_scale", "kv_repeat", "positional_scale", "betas")
+INHERITED = ("num_layers", "max_period", "gating", "layer_scale")
 """Keys that the depth transformer takes from the temporal one unless given with the prefix `depformer_`."""
 
+FIXED: dict[str, Any] = {
+    "bias_proj": False,
+    "cross_attention": False,
+    "kv_repeat": 1,
+    "depformer_kv_repeat": 1,
+    "causal": True,
+    "positional_scale": 1.0,
+    "depformer_positional_scale": 1.0,
+}
+"""Options of which this project has one value only."""
+
+COMBINED = ("hidden_scale", "depformer_dim_feedforward", "conditioners", "fuser")
+IGNORED = (
+    "betas",
+    "depformer_betas",
+    "depformer_context",
+    "depformer_causal",
+    "quantize",
+    "gradient_checkpointing",
+)
+"""Keys that are read together with others, and keys that change nothing here."""
+
+PUBLISHED = (
+    "dim", "text_card", "existing_text_padding_id", "n_q", "dep_q", "card", "num_heads", "num_layers", "hidden_scale",
+    "causal", "layer_scale", "context", "max_period", "gating", "norm", "positional_embedding", "depformer_dim",
+    "depformer_dim_feedforward", "depformer_num_heads", "depformer_num_layers", "depformer_layer_scale",
+    "depformer_multi_linear", "depformer_context", "depformer_max_period", "depformer_gating", "depformer_pos_emb",
+    "depformer_weights_per_step", "delays",
+)  # fmt: skip
+"""Keys of every published `config.json`, which other programs ask for; others are written if not at their default."""
+
 RENAMED = {"demux_second_stream": "demux_second_text_stream"}
+
+
+def _keys(cls: type, section: str, prefix: str = "") -> dict[str, str]:
+    """Their key -> our field, for one of our classes."""
+    names = [field.name for field in dataclasses.fields(cls) if section + field.name not in DERIVED]
+    return {OTHER_NAMES.get(section + name, prefix + name): name for name in names}
+
+
+MODEL = _keys(ModelConfig, "")
+TEMPORAL = _keys(TransformerConfig, "temporal.")
+DEPTH = _keys(DepthConfig, "depth.", "depformer_")
+KNOWN = frozenset((*MODEL, *TEMPORAL, *DEPTH, *FIXED, *COMBINED, *IGNORED))
 
 
 def lm_kwargs(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,85 +144,78 @@ def from_kwargs(raw: Mapping[str, Any], where: str, oracle: str = "none") -> Mod
     try:
         problems = [*_unknown(given), *_unsupported(given)]
         if not problems:
-            return validate(_config({**DEFAULTS, **given}, given, oracle))
-    except InputError as error:
-        raise InputError(f"{where}: {error.message}", error.problems) from None
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+            return build(ModelConfig, _values(given) | {"oracle": oracle}, about=where)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{where}: a value is not of the type that the reference takes: {error}") from None
     raise InputError(f"{where}: the model cannot be built ({len(problems)} problems)", problems)
 
 
-def _config(kwargs: Mapping[str, Any], given: Mapping[str, Any], oracle: str) -> ModelConfig:
-    inherited = {f"depformer_{key}": given.get(f"depformer_{key}", kwargs[key]) for key in INHERITED}
-    dim, dep_q = kwargs["dim"], kwargs["dep_q"]
-    temporal = TransformerConfig(
-        dim=dim,
-        num_heads=kwargs["num_heads"],
-        num_layers=kwargs["num_layers"],
-        ffn_dim=hidden_dim(dim, int(kwargs["hidden_scale"] * dim), kwargs["gating"]),
-        context=kwargs["context"],
-        gating=kwargs["gating"],
-        norm=kwargs["norm"],
-        positions=kwargs["positional_embedding"],
-        max_period=kwargs["max_period"],
-        layer_scale=kwargs["layer_scale"],
-    )
-    return ModelConfig(
-        n_q=kwargs["n_q"],
-        dep_q=dep_q,
-        card=kwargs["card"],
-        text_card=kwargs["text_card"],
-        delays=tuple(kwargs["delays"]),
-        temporal=temporal,
-        depth=_depth({**kwargs, **inherited}) if dep_q else None,
-        text_card_out=None if kwargs["text_card_out"] == kwargs["text_card"] else kwargs["text_card_out"],
-        text_padding_id=kwargs["existing_text_padding_id"],
-        text_end_padding_id=kwargs["existing_text_end_padding_id"],
-        oracle=oracle,
-        demux_text=kwargs["demux_second_text_stream"],
-        norm_emb=kwargs["norm_emb"],
-        extra_heads=kwargs["extra_heads_num_heads"],
-        extra_head_dim=kwargs["extra_heads_dim"],
-        conditioners=tuple(_conditioner(name, spec) for name, spec in (kwargs["conditioners"] or {}).items()),
-        unused_depth_input_dim=None if dep_q or kwargs["depformer_multi_linear"] else kwargs["depformer_dim"],
-    )
+def _values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `ModelConfig`, nested."""
+    inherited = {f"depformer_{key}": given[key] for key in INHERITED if key in given}
+    kwargs = {**DEFAULTS, "depformer_gating": DEFAULTS["gating"], **inherited, **given}
+    values = _section(MODEL, kwargs)
+    if values.get("text_card_out") == values["text_card"]:
+        values["text_card_out"] = None
+    values["temporal"] = _section(TEMPORAL, kwargs) | {
+        "ffn_dim": hidden_dim(kwargs["dim"], int(kwargs["hidden_scale"] * kwargs["dim"]), kwargs["gating"])
+    }
+    dim = kwargs["depformer_dim"]
+    if kwargs["dep_q"]:
+        feedforward = kwargs.get("depformer_dim_feedforward") or int(kwargs["hidden_scale"] * dim)
+        width = hidden_dim(dim, feedforward, kwargs["depformer_gating"])
+        values["depth"] = _section(DEPTH, kwargs) | {"ffn_dim": width}
+    elif not kwargs["depformer_multi_linear"]:
+        values["unused_depth_input_dim"] = dim
+    conditioners = kwargs.get("conditioners") or {}
+    return values | {"conditioners": [_conditioner(name, spec) for name, spec in conditioners.items()]}
 
 
-def _depth(kwargs: Mapping[str, Any]) -> DepthConfig:
-    dim, feedforward = kwargs["depformer_dim"], kwargs["depformer_dim_feedforward"]
-    if feedforward is None:
-        feedforward = int(kwargs["hidden_scale"] * dim)
-    schedule = kwargs["depformer_weights_per_step_schedule"]
-    return DepthConfig(
-        dim=dim,
-        num_heads=kwargs["depformer_num_heads"],
-        num_layers=kwargs["depformer_num_layers"],
-        ffn_dim=hidden_dim(dim, feedforward, kwargs["depformer_gating"]),
-        gating=kwargs["depformer_gating"],
-        norm=kwargs["norm"],
-        positions=kwargs["depformer_pos_emb"],
-        max_period=kwargs["depformer_max_period"],
-        layer_scale=kwargs["depformer_layer_scale"],
-        weights_per_step=kwargs["depformer_weights_per_step"],
-        schedule=None if schedule is None else tuple(schedule),
-        multi_linear=kwargs["depformer_multi_linear"],
-        low_rank=kwargs["depformer_low_rank_embeddings"],
-        head_norm=kwargs["depformer_norm"],
-    )
+def _section(keys: Mapping[str, str], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of one of our classes that the keys give; the others have the same default on both sides."""
+    return {field: kwargs[key] for key, field in keys.items() if key in kwargs}
 
 
-def _conditioner(name: str, spec: Mapping[str, Any]) -> ConditionerConfig:
+def _conditioner(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     options = spec[spec["type"]]
-    if spec["type"] == "tensor":
-        return ConditionerConfig(name, "tensor", options["dim"])
-    return ConditionerConfig(
-        name, "lut", options["dim"], options["n_bins"], tuple(options.get("possible_values") or ())
-    )
+    values = {"name": name, "kind": spec["type"], "dim": options["dim"]}
+    if spec["type"] == "lut":
+        values |= {"num_bins": options["n_bins"], "possible_values": options.get("possible_values") or ()}
+    return values
 
 
 def from_lora_kwargs(raw: Mapping[str, Any], rank: int | None) -> LoRAConfig | None:
     """The adapters' settings: rank from the tensors, absolute scaling from the file (2.0 where it says none)."""
-    return None if rank is None else LoRAConfig(rank, float(raw.get("lora_scaling", 2.0)))
+    return None if rank is None else LoRAConfig(rank, float(raw.get("lora_scaling", LoRAConfig.scaling)))
+
+
+def from_peft(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The loader's keys for adapters of Hugging Face's PEFT, from its `adapter_config.json`.
+
+    Raises:
+        InputError: adapters of another kind, or options that this project does not have.
+    """
+    fixed = {
+        "peft_type": "LORA",
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "alpha_pattern": {},
+    }
+    problems = [
+        f"{k} {raw[k]!r} is not supported, only {v!r}"
+        for k, v in fixed.items()
+        if raw.get(k, v) not in (v, None)
+    ]
+    rank, alpha = raw.get("r"), raw.get("lora_alpha")
+    if not all(isinstance(number, int | float) and number > 0 for number in (rank, alpha)):
+        problems.append(f"r and lora_alpha must be positive numbers, got {rank!r} and {alpha!r}")
+    if problems:
+        raise InputError(f"{where}: these adapters are not read ({len(problems)} problems)", problems)
+    scaling = alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)  # type: ignore[operator, arg-type]
+    return {"lora": True, "lora_scaling": scaling}
 
 
 def hidden_dim(dim: int, feedforward: int, gating: str) -> int:
@@ -216,70 +248,36 @@ def to_kwargs(config: ModelConfig) -> dict[str, Any]:
     """
     temporal, depth = config.temporal, config.depth
     feedforward = feedforward_dim(temporal.dim, temporal.ffn_dim, temporal.gating)
-    kwargs: dict[str, Any] = {
-        "dim": temporal.dim,
-        "text_card": config.text_card,
-        "existing_text_padding_id": config.text_padding_id,
-        "n_q": config.n_q,
-        "dep_q": config.dep_q,
-        "card": config.card,
-        "num_heads": temporal.num_heads,
-        "num_layers": temporal.num_layers,
-        "hidden_scale": _hidden_scale(temporal.dim, feedforward),
-        "causal": True,
-        "layer_scale": temporal.layer_scale,
-        "context": temporal.context,
-        "max_period": temporal.max_period,
-        "gating": temporal.gating,
-        "norm": temporal.norm,
-        "positional_embedding": temporal.positions,
-    }
-    optional = {
-        "existing_text_end_padding_id": config.text_end_padding_id,
-        "text_card_out": config.text_card_out,
-        "demux_second_text_stream": config.demux_text,
-        "norm_emb": config.norm_emb,
-        "extra_heads_num_heads": config.extra_heads,
-        "extra_heads_dim": config.extra_head_dim,
-    }
-    kwargs |= {key: value for key, value in optional.items() if value != DEFAULTS[key]}
+    kwargs: dict[str, Any] = {"causal": True, "hidden_scale": _hidden_scale(temporal.dim, feedforward)}
+    kwargs |= _written(MODEL, config) | _written(TEMPORAL, temporal)
     if depth is not None:
-        kwargs |= _depth_kwargs(config, depth)
+        if depth.norm != temporal.norm:
+            raise InputError(
+                f"the reference gives both transformers one norm, this model has {temporal.norm} and {depth.norm}"
+            )
+        kwargs |= _written(DEPTH, depth) | {
+            "depformer_dim_feedforward": feedforward_dim(depth.dim, depth.ffn_dim, depth.gating),
+            "depformer_context": config.dep_q,
+        }
     elif config.unused_depth_input_dim is not None:
         kwargs["depformer_dim"] = config.unused_depth_input_dim
     else:
         kwargs["depformer_multi_linear"] = True
-    kwargs["delays"] = list(config.delays)
+    kwargs = {key: kwargs[key] for key in (*PUBLISHED, *kwargs) if key in kwargs}
     if config.conditioners:
         kwargs["conditioners"] = {c.name: _conditioner_kwargs(c) for c in config.conditioners}
         kwargs["fuser"] = {"sum": [c.name for c in config.conditioners]}
     return kwargs
 
 
-def _depth_kwargs(config: ModelConfig, depth: DepthConfig) -> dict[str, Any]:
-    if depth.norm != config.temporal.norm:
-        raise InputError(
-            f"the reference gives both transformers one norm, this model has {config.temporal.norm} and {depth.norm}"
-        )
-    kwargs: dict[str, Any] = {
-        "depformer_dim": depth.dim,
-        "depformer_dim_feedforward": feedforward_dim(depth.dim, depth.ffn_dim, depth.gating),
-        "depformer_num_heads": depth.num_heads,
-        "depformer_num_layers": depth.num_layers,
-        "depformer_layer_scale": depth.layer_scale,
-        "depformer_multi_linear": depth.multi_linear,
-        "depformer_context": config.dep_q,
-        "depformer_max_period": depth.max_period,
-        "depformer_gating": depth.gating,
-        "depformer_pos_emb": depth.positions,
-        "depformer_weights_per_step": depth.weights_per_step,
+def _written(keys: Mapping[str, str], config: ModelConfig | TransformerConfig) -> dict[str, Any]:
+    """The keys of one of our classes: those that published files have, and others that are not at their default."""
+    values, default = to_dict(config), {field.name: field.default for field in dataclasses.fields(config)}
+    return {
+        key: values[field]
+        for key, field in keys.items()
+        if key in PUBLISHED or values[field] != DEFAULTS.get(key, default[field])
     }
-    optional = {
-        "depformer_weights_per_step_schedule": list(depth.schedule) if depth.schedule else None,
-        "depformer_low_rank_embeddings": depth.low_rank,
-        "depformer_norm": depth.head_norm,
-    }
-    return kwargs | {key: value for key, value in optional.items() if value is not None}
 
 
 def _conditioner_kwargs(config: ConditionerConfig) -> dict[str, Any]:
@@ -305,34 +303,26 @@ def _hidden_scale(dim: int, feedforward: int) -> float:
 
 
 def _unknown(given: Mapping[str, Any]) -> Iterator[str]:
-    known = [*DEFAULTS, *(f"depformer_{key}" for key in INHERITED), *LOADER_KEYS, *LORA_KEYS]
+    known = [*KNOWN, *LOADER_KEYS, *LORA_KEYS]
     for key in given:
-        if key not in known:
+        if key not in KNOWN:
             near = difflib.get_close_matches(key, known, n=1)
             yield f"unknown key {key!r}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _unsupported(given: Mapping[str, Any]) -> Iterator[str]:
     """Options of the reference that this project does not have, and values that no model can be built from."""
-
-    def needs(key: str, value: object) -> Iterator[str]:
+    for key, value in FIXED.items():
         if given.get(key, value) not in (value, None):
             yield f"{key} {given[key]!r} is not supported, only {value!r}"
-
-    for key in ("bias_proj", "cross_attention"):
-        yield from needs(key, False)
-    for key in ("kv_repeat", "depformer_kv_repeat"):
-        yield from needs(key, 1)
-    yield from needs("causal", True)
-    for key in ("positional_scale", "depformer_positional_scale"):
-        yield from needs(key, 1.0)
     if isinstance(given.get("depformer_dim_feedforward"), list):
         yield "depformer_dim_feedforward as a list (one width per weight set) is not supported, only one number"
-    choices = {"gating": GATINGS, "depformer_gating": GATINGS, "norm": NORMS, "depformer_norm": NORMS}
-    choices |= {"positional_embedding": POSITIONS, "depformer_pos_emb": POSITIONS}
-    for key, names in choices.items():
-        if given.get(key) is not None and given[key] not in names:
-            yield f"{key} {given[key]!r} is not supported, only {', '.join(names)}"
+    for keys, cls in ((MODEL, ModelConfig), (TEMPORAL, TransformerConfig), (DEPTH, DepthConfig)):
+        hints = typing.get_type_hints(cls, include_extras=True)
+        for key, field in keys.items():
+            _, limit, _ = unpack(hints[field])
+            if isinstance(limit, OneOf) and given.get(key) is not None and given[key] not in limit:
+                yield f"{key} {given[key]!r} is not supported, only {limit}"
     if given.get("num_layers") is None:
         yield "num_layers is missing"
     if given.get("dep_q", 8) and given.get("depformer_num_heads") is None:

@@ -8,41 +8,25 @@ gate's linear layers as modules or exposed as bare parameters. Sources: kyutai-l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kame_jax.config import ModelConfig, TransformerConfig
+from kame_jax.interop.layouts import Facts, Layout, named
 from kame_jax.interop.table import Rule
 
-
-@dataclass(frozen=True)
-class Spelling:
-    """How one layout writes its names."""
-
-    fused: bool = False
-    """Attention projections of all weight sets in one tensor (`in_proj_weight`)."""
-    exposed: bool = False
-    """Gate weights without a module of their own (`linear_in_weight`), for DeepSpeed ZeRO-3."""
-
-
-SPELLINGS = {
-    "moshi-fused": Spelling(fused=True),
-    "moshi": Spelling(),
-    "kame": Spelling(),
-    "finetune": Spelling(exposed=True),
-}
-"""Layout name -> spelling; `moshi` and `kame` differ in `oracle_emb` alone."""
+SPELLINGS = (Layout.MOSHI, Layout.MOSHI_FUSED, Layout.FINETUNE)
+"""One layout of each spelling; the others differ from these in `oracle_emb` alone."""
 
 
 def written(config: ModelConfig, layout: str) -> list[Rule]:
     """The rules of one layout, one name for each slice."""
-    return list(_rules(config, SPELLINGS[layout]))
+    return list(_rules(config, named(layout).facts))
 
 
 def readable(config: ModelConfig) -> list[Rule]:
     """Every accepted name: all layouts, aliases of older files, and LoRA's name for a base weight."""
     rules: dict[str, Rule] = {}
-    for spelling in SPELLINGS.values():
-        for rule in _rules(config, spelling):
+    for layout in SPELLINGS:
+        for rule in _rules(config, layout.facts):
             for alias in (rule.key, *_aliases(rule)):
                 rules[alias] = Rule(alias, rule.path, rule.index, rule.fold)
     return list(rules.values())
@@ -60,7 +44,7 @@ def _aliases(rule: Rule) -> Iterator[str]:
         yield f"{key.removesuffix('.weight')}.frozen_W.weight"
 
 
-def _rules(config: ModelConfig, spelling: Spelling) -> Iterator[Rule]:
+def _rules(config: ModelConfig, spelling: Facts) -> Iterator[Rule]:
     yield from _embedding("emb.{k}", "audio_emb", "k")
     yield from _embedding("text_emb", "text_emb")
     yield from _embedding("oracle_emb", "oracle_emb")
@@ -90,7 +74,7 @@ def _rules(config: ModelConfig, spelling: Spelling) -> Iterator[Rule]:
 
 
 def _layers(
-    key: str, path: str, config: TransformerConfig, spelling: Spelling, *, sets: str | None, per_step: bool
+    key: str, path: str, config: TransformerConfig, spelling: Facts, *, sets: str | None, per_step: bool
 ) -> Iterator[Rule]:
     """The layers of one transformer; `sets` names the weight-set variable where the arrays have that dimension."""
     key += ".layers.{l}"

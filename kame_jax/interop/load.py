@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
@@ -27,6 +28,13 @@ from kame_jax.model import tree
 from kame_jax.model.lm import LM
 from kame_jax.sharding import shardings
 
+HELD_IN: dict[str, np.dtype] = {
+    "float8_e4m3fn": np.dtype(ml_dtypes.bfloat16),
+    "float8_e5m2": np.dtype(ml_dtypes.bfloat16),
+    "float64": np.dtype(np.float32),
+}
+"""Dtypes that files have and no model computes in, and what holds them here; the computation is in float32."""
+
 log = logging.getLogger(__name__)
 
 
@@ -39,14 +47,14 @@ def load_checkpoint(
         spec: an Orbax checkpoint of ours, a folder, a safetensors file, or `hf://org/repo[@revision]`.
         mesh: where the weights go, cut by `kame_jax.sharding`; None puts them on the default device.
         dtype: dtype of the weights (conditioners stay float32) and of the computation; None keeps each weight's own
-            and computes in the text embedding's.
+            and computes in the text embedding's, where those are dtypes to compute in (`HELD_IN`).
         **options: as `open_checkpoint` takes them: config, base, lora, oracle.
 
     Returns:
         The configuration, and the model with its weights.
 
     Raises:
-        InputError: see `open_checkpoint`.
+        InputError: see `open_checkpoint`; or a weight is too large for `dtype`.
     """
     checkpoint = open_checkpoint(spec, **options)
     if not isinstance(checkpoint.config, ModelConfig):
@@ -80,17 +88,25 @@ def build_lm(checkpoint: Checkpoint, mesh: Mesh | None = None, dtype: Any = None
     """The model of an opened checkpoint; arguments as in `load_checkpoint`."""
     weights, config = checkpoint.weights, checkpoint.config
     assert isinstance(config, ModelConfig)
-    kind = jnp.dtype(dtype or weights.dtype("text_emb.weight"))
+    held = {path: HELD_IN.get(weights.dtype(path).name, weights.dtype(path)) for path in weights.shapes}
+    computed = weights.dtype("text_emb.weight")
+    kind = jnp.dtype(dtype or (np.float32 if computed.name in HELD_IN else computed))
     model = tree.abstract_lm(config, param_dtype=kind, dtype=kind)
+    if dtype is not None:
+        held = {path: np.dtype(leaf.dtype) for path, leaf in tree.leaves(model).items()}
     if mesh is None:
         places: dict[str, Sharding] = dict.fromkeys(weights.shapes, SingleDeviceSharding(jax.devices()[0]))
     else:
         places = dict(shardings(model, mesh))
-    if dtype is None:
-        dtypes = {path: weights.dtype(path) for path in weights.shapes}
-    else:
-        dtypes = {path: np.dtype(leaf.dtype) for path, leaf in tree.leaves(model).items()}
-    return tree.fill(model, place_arrays(weights, places, dtypes))
+    arrays = place_arrays(weights, places, held)
+    for path, array in arrays.items():
+        if jnp.finfo(array.dtype).maxexp < jnp.finfo(weights.dtype(path)).maxexp and bool(
+            jnp.isinf(array).any()
+        ):
+            raise InputError(
+                f"{checkpoint.name}: {path} has numbers beyond {array.dtype}: choose another dtype"
+            )
+    return tree.fill(model, arrays)
 
 
 def place_arrays(

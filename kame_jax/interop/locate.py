@@ -1,38 +1,43 @@
-"""From what a user types to files: a path, a folder, or `hf://org/repo[@revision][/file]`."""
+"""From what a user types to files: a file, a folder, or `hf://org/repo[@revision][/file]`."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-from huggingface_hub import errors as hub_errors
-
+from kame_jax import hub
+from kame_jax.checkpoint.native import native_kind, newest_step
 from kame_jax.errors import InputError
-from kame_jax.files import read_json
-from kame_jax.interop.layouts import detect, has_base
-from kame_jax.interop.mimi_kwargs import is_mimi_kwargs
+from kame_jax.files import read_json, regular_file
+from kame_jax.interop import kwargs, mimi_kwargs
+from kame_jax.interop.layouts import holds
+from kame_jax.interop.names import NamedTensors
+from kame_jax.interop.places import Folder, NotThere, Place, find_named, read_config
 from kame_jax.interop.safetensors_file import SUFFIXES, SafetensorsFile
 
-CONFIG_NAMES = ("config.json", "moshi_lm_kwargs.json")
-WEIGHT_NAMES = ("model.safetensors", "consolidated.safetensors", "lora.safetensors")
-DEFAULT_NAMES: dict[str, Sequence[str]] = {
-    "lm": WEIGHT_NAMES,
+INDEX = ".index.json"
+"""Behind the name of the file that a split checkpoint would be."""
+ADAPTER_CONFIG = "adapter_config.json"
+MIMI_CONFIG_NAME = "mimi_config.json"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "lm": ("model.safetensors", "consolidated.safetensors"),
+    "adapter": ("lora.safetensors", "adapter_model.safetensors"),
     "mimi": (
         "tokenizer-e351c8d8-checkpoint125.safetensors",
         "mimi-pytorch-e351c8d8@125.safetensors",
         "model.safetensors",
     ),
 }
-"""Names looked for in a repository that has no `config.json` to say its own."""
-MIMI_CONFIG_NAME = "mimi_config.json"
-INDEX_NAME = "model.safetensors.index.json"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""What files are called where no `config.json` says it."""
+NAMED_BY = {"lm": "moshi_name", "adapter": "lora_name", "mimi": "mimi_name"}
+"""The key of `config.json` that names each."""
 
 
 @dataclass(frozen=True)
@@ -41,131 +46,208 @@ class Located:
 
     name: str
     """What to call it in messages."""
+    place: Place
+    """What its files lie in."""
     native: Path | None = None
     """Folder of an Orbax checkpoint of ours; then there is nothing else."""
     weights: tuple[Path, ...] = ()
     """The safetensors files with its tensors (several when it is split)."""
     adapter: Path | None = None
     """LoRA adapters that belong to the weights."""
-    config: dict[str, Any] | None = None
-    """Its `config.json` or `moshi_lm_kwargs.json`."""
+    config: Mapping[str, Any] | None = None
+    """Its `config.json` or `moshi_lm_kwargs.json`, and what PEFT says of its adapters."""
     config_name: str = ""
-    mimi_config: dict[str, Any] | None = None
+    mimi_config: Mapping[str, Any] | None = None
     """The codec's own configuration."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about the choice."""
 
 
 def locate(spec: str | os.PathLike[str], wanted: str = "lm") -> Located:
     """Find the files of a checkpoint.
 
     Args:
-        spec: a safetensors file, a folder, an Orbax checkpoint of ours, a run (its newest checkpoint), or
-            `hf://org/repo[@revision][/file]`.
+        spec: a safetensors file or the index of a split one, a folder, an Orbax checkpoint of ours, a run (its newest
+            checkpoint), or `hf://org/repo[@revision][/file]`.
         wanted: `lm`, or `mimi` to find the codec in a folder or repository that holds both.
 
     Raises:
-        InputError: nothing there, nothing readable there, or more than one candidate.
+        InputError: nothing there, nothing readable there, more than one candidate, or a name that leads elsewhere.
     """
     text = os.fspath(spec)
-    if text.startswith("hf://"):
-        return _locate_hub(text, wanted)
+    if text.startswith(hub.PREFIX):
+        repository, file = hub.parse(text)
+        return _in_repository(_described(text, repository), file, wanted)
     path = Path(text.removeprefix("file://"))
     if path.is_dir():
-        return _locate_folder(path, wanted)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    config, name = read_config(path.parent)
-    codec = _read_mimi_config(path.parent, config)
-    return Located(str(path), weights=(path,), config=config, config_name=name, mimi_config=codec)
+        return _in_folder(path, wanted)
+    if not os.path.lexists(path):
+        raise NotThere(f"{path}: no such file or folder")
+    regular_file(path, "a checkpoint")
+    folder = Folder(path.parent)
+    files = _shards(folder, path) if path.name.endswith(INDEX) else (path,)
+    return dataclasses.replace(_described(str(path), folder), weights=files)
 
 
-def newest_step(folder: Path) -> Path | None:
-    """The newest checkpoint of a run, given the run's folder or its `checkpoints/`; None for any other folder."""
-    for place in (folder, folder / "checkpoints"):
-        steps = [p for p in place.iterdir() if p.name.isdigit() and is_native(p)] if place.is_dir() else []
-        if steps:
-            return max(steps, key=lambda path: int(path.name))
-    return None
+def _described(name: str, place: Place) -> Located:
+    """A checkpoint of which only the configurations are known yet."""
+    config, config_name = read_config(place)
+    settings = dict(config or {})
+    if mimi_kwargs.is_mimi_kwargs(settings):
+        return Located(name, place, config=config, config_name=config_name, mimi_config=settings)
+    path = None
+    if named := settings.get("mimi_config_name"):
+        path = find_named(place, named)
+    elif isinstance(place, Folder):
+        path = place.find(MIMI_CONFIG_NAME)
+    return Located(name, place, None, (), None, config, config_name, read_json(path) if path else None)
 
 
-def is_native(path: Path) -> bool:
-    """Whether a folder is an Orbax checkpoint of ours (`native.py`)."""
-    return (path / "params" / "_METADATA").is_file()
+def _in_repository(located: Located, file: str | None, wanted: str) -> Located:
+    """What a repository holds, asked for by name: each file that is not there costs a request."""
+    place, settings = located.place, located.config or {}
+    named = file or settings.get(NAMED_BY[wanted])
+    names = (str(named),) if named else NAMES[wanted]
+    weights = next((found for name in names if (found := _by_name(place, name))), ())
+    adapter = None
+    if wanted == "lm" and file is None and (not weights or settings.get("lora", "lora_name" in settings)):
+        named = settings.get("lora_name")
+        candidates = (find_named(place, name) for name in ((named,) if named else NAMES["adapter"]))
+        adapter = next(filter(None, candidates), None)
+        if named and adapter is None:
+            raise InputError(
+                f"{located.name}: its {located.config_name} names the adapters {named}, which are not there"
+            )
+    if not weights and adapter is None:
+        raise NotThere(f"{located.name}: the repository has no {' or '.join(names)}, whole or split")
+    return _with_adapter(dataclasses.replace(located, weights=weights), adapter)
 
 
-def read_config(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The configuration file in a folder and its name; (None, "") without one.
+def _by_name(place: Place, name: str) -> tuple[Path, ...]:
+    """The file of that name, or the parts that its index lists; empty without either."""
+    if path := find_named(place, name):
+        return _shards(place, path) if name.endswith(INDEX) else (path,)
+    index = None if name.startswith(hub.PREFIX) else find_named(place, name + INDEX)
+    return _shards(place, index) if index else ()
+
+
+def _shards(place: Place, index: Path) -> tuple[Path, ...]:
+    """The files that an index lists.
 
     Raises:
-        InputError: it is there and not a JSON object.
+        InputError: the index is no such, lists nothing, or files that are not there.
     """
-    for name in CONFIG_NAMES:
-        if (folder / name).is_file():
-            return read_json(folder / name), name
-    return None, ""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise InputError(f"{index}: expected a weight_map from tensor names to files")
+    names = sorted(set(files.values()))
+    if not names:
+        raise InputError(f"{index}: its weight_map is empty")
+    found = {name: find_named(place, name) for name in names}
+    if missing := [name for name, path in found.items() if path is None]:
+        raise InputError(f"{index}: lists files that are not there: {', '.join(missing[:5])}")
+    return tuple(path for path in found.values() if path)
 
 
-def _locate_folder(folder: Path, wanted: str) -> Located:
-    if is_native(folder):
-        return Located(str(folder), native=folder)
-    if wanted == "lm" and (newest := newest_step(folder)):
-        return Located(str(newest), native=newest)
-    config, config_name = read_config(folder)
-    settings = config or {}
-    codec = _read_mimi_config(folder, config)
-    located = Located(str(folder), config=config, config_name=config_name, mimi_config=codec)
-    if wanted == "lm" and (folder / INDEX_NAME).is_file():
-        shards = sorted(set(read_json(folder / INDEX_NAME).get("weight_map", {}).values()))
-        return dataclasses.replace(located, weights=tuple(folder / shard for shard in shards))
+def _with_adapter(located: Located, adapter: Path | None) -> Located:
+    """The checkpoint with its adapters, and what PEFT's own file says of them."""
+    config = located.config
+    if adapter is not None and (path := located.place.find(ADAPTER_CONFIG)):
+        config = dict(config or {}) | kwargs.from_peft(read_json(path), str(path))
+    return dataclasses.replace(located, adapter=adapter, config=config)
+
+
+def _in_folder(folder: Path, wanted: str) -> Located:
+    """What a folder holds, told by the contents of its files."""
+    place = Folder(folder)
+    native = folder if native_kind(folder) == wanted else newest_step(folder) if wanted == "lm" else None
+    if native:
+        return Located(str(native), Folder(native), native=native)
+    located = _described(str(folder), place)
+    settings = located.config or {}
+    index = next(iter(sorted(folder.glob(f"*{INDEX}"))), None)
+    parts = _shards(place, index) if index else _parts(folder)
     kinds: dict[str, list[Path]] = {"lm": [], "adapter": [], "mimi": []}
-    for path in sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file()):
-        with SafetensorsFile(path) as file:
-            if kind := _kind(list(file.infos)):
-                kinds[kind].append(path)
-    if wanted == "mimi" or not (kinds["lm"] or kinds["adapter"]):
-        chosen = _choose(folder, kinds["mimi"], settings.get("mimi_name"), "files of Mimi")
-        adapter = None
+    for path in _tensor_files(folder):
+        if path not in parts and (kind := holds(NamedTensors(SafetensorsFile(path)).infos)):
+            kinds[kind].append(path)
+    notes: list[str] = []
+    if wanted == "lm" and (parts or kinds["lm"] or kinds["adapter"] or _describes_lm(settings)):
+        chosen = parts or _choose(place, kinds["lm"], settings, "lm", notes)
+        [adapter] = _choose(place, kinds["adapter"], settings, "adapter", notes) or (None,)
     else:
-        chosen = _choose(folder, kinds["lm"], settings.get("moshi_name"), "files of weights")
-        adapter = _choose(folder, kinds["adapter"], settings.get("lora_name"), "adapter files")
-    if chosen is None and adapter is None:
-        raise InputError(_nothing_found(folder, wanted))
-    return dataclasses.replace(located, weights=(chosen,) if chosen else (), adapter=adapter)
+        chosen, adapter = _choose(place, kinds["mimi"], settings, "mimi", notes), None
+    if not chosen and adapter is None:
+        if native_kind(folder) == "mimi":
+            return Located(str(folder), place, native=folder)
+        raise NotThere(_nothing_found(folder, wanted, kinds["mimi"]))
+    return _with_adapter(dataclasses.replace(located, weights=chosen, notes=tuple(notes)), adapter)
 
 
-def _read_mimi_config(folder: Path, config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The codec's configuration: the file beside the weights that is one, or that `config` names."""
-    settings = config or {}
-    if is_mimi_kwargs(settings):
-        return dict(settings)
-    path = folder / str(settings.get("mimi_config_name") or MIMI_CONFIG_NAME)
-    return read_json(path) if path.is_file() else None
+def _describes_lm(settings: Mapping[str, Any]) -> bool:
+    """Whether a configuration is a language model's, so that a codec beside it is not what was meant."""
+    return "dim" in settings or "moshi_name" in settings
 
 
-def _kind(keys: list[str]) -> str | None:
-    """`lm`, `adapter` or `mimi`."""
-    layout = detect(keys)
-    if layout is None:
-        return None
-    if layout == "lora" and not has_base(keys):
-        return "adapter"
-    return "mimi" if layout.startswith("mimi") else "lm"
+def _tensor_files(folder: Path) -> Iterator[Path]:
+    """Its safetensors files.
+
+    Raises:
+        InputError: one is a link to nothing, or not a regular file.
+    """
+    for path in sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES):
+        if found := Folder(folder).find(path.name):
+            yield found
 
 
-def _choose(folder: Path, paths: Sequence[Path], named: object, what: str) -> Path | None:
-    """The one candidate, or the one that the configuration names."""
-    for path in paths:
-        if len(paths) == 1 or path.name == named:
-            return path
-    for path in paths:
-        if path.name in WEIGHT_NAMES:
-            return path
-    if paths:
-        names = ", ".join(path.name for path in paths)
-        raise InputError(f"{folder}: several {what} ({names}): name one of them")
-    return None
+def _parts(folder: Path) -> tuple[Path, ...]:
+    """The files of a split checkpoint that has lost its index, told by their names; empty without any.
+
+    Raises:
+        InputError: some of them are missing.
+    """
+    numbers: dict[int, Path] = {}
+    count = 0
+    for path in folder.iterdir():
+        found = re.fullmatch(r".+-(\d{1,5})-of-(\d{1,5})", path.stem)
+        if found and path.suffix in SUFFIXES:
+            numbers[int(found[1])], count = path, int(found[2])
+    missing = sorted(set(range(1, count + 1)) - set(numbers))
+    if missing:
+        raise InputError(f"{folder}: a split checkpoint of {count} files without number {missing[0]}")
+    return tuple(numbers[i] for i in sorted(numbers))
 
 
-def _nothing_found(folder: Path, wanted: str) -> str:
+def _choose(
+    place: Folder, paths: Sequence[Path], settings: Mapping[str, Any], kind: str, notes: list[str]
+) -> tuple[Path, ...]:
+    """The one candidate, the one that the configuration names, or the one with a usual name; empty without any."""
+    named = settings.get(NAMED_BY[kind])
+    if named and (path := find_named(place, named)):
+        return (path,)
+    if named and not paths and kind == "adapter" and settings.get("lora", True):
+        raise InputError(f"{place}: its configuration names the adapters {named}, which are not there")
+    usual = [path for path in paths if path.name in NAMES[kind]]
+    if len(paths) > 1 and len(usual) != 1:
+        raise InputError(
+            f"{place}: several files of {_WHAT[kind]} ({', '.join(p.name for p in paths)}): name one of them"
+        )
+    if named and paths:
+        notes.append(
+            f"the configuration names {named}, which is not there; {(usual or paths)[0].name} is taken"
+        )
+    return tuple((usual or paths)[:1])
+
+
+_WHAT = {"lm": "weights", "adapter": "adapters", "mimi": "Mimi"}
+
+
+def _nothing_found(folder: Path, wanted: str, codecs: Sequence[Path]) -> str:
+    if wanted == "lm" and codecs:
+        return (
+            f"{folder}: its configuration describes a language model, and only the codec is there "
+            f"({codecs[0].name}; --mimi takes that)"
+        )
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
     if pickles:
         return (
@@ -174,49 +256,3 @@ def _nothing_found(folder: Path, wanted: str) -> str:
         )
     what = "a language model" if wanted == "lm" else "Mimi"
     return f"{folder}: no safetensors file of {what}, and no checkpoint of ours (a folder with params/)"
-
-
-def _locate_hub(text: str, wanted: str) -> Located:
-    found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?", text)
-    if not found:
-        raise InputError(f"{text}: expected hf://org/repo, with @revision or /file behind it where needed")
-    repo, revision, name = found.groups()
-    located = Located(text)
-    for candidate in CONFIG_NAMES:
-        if path := _download(repo, candidate, revision, text):
-            located = Located(text, config=read_json(path), config_name=candidate)
-            break
-    settings = located.config or {}
-    if settings.get("mimi_config_name") and (
-        path := _download(repo, settings["mimi_config_name"], revision, text)
-    ):
-        located = dataclasses.replace(located, mimi_config=read_json(path))
-    named = name or settings.get("moshi_name" if wanted == "lm" else "mimi_name")
-    names = [str(named)] if named else DEFAULT_NAMES[wanted]
-    for candidate in names:
-        if candidate.startswith(("hf://", "file://")):
-            other = locate(candidate, wanted)
-            return dataclasses.replace(located, weights=other.weights, adapter=other.adapter)
-        if path := _download(repo, candidate, revision, text):
-            lora = settings.get("lora_name") if wanted == "lm" else None
-            adapter = _download(repo, str(lora), revision, text) if lora else None
-            return dataclasses.replace(located, weights=(path,), adapter=adapter)
-    raise InputError(f"{text}: the repository has no {' or '.join(names)}")
-
-
-def _download(repo: str, name: str, revision: str | None, text: str) -> Path | None:
-    """A file of a repository, fetched or from the cache; None if the repository lacks it."""
-    try:
-        return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
-    except hub_errors.LocalEntryNotFoundError as error:
-        raise InputError(
-            f"{text}: {name} is not in the cache and the hub cannot be reached: {_line(error)}"
-        ) from None
-    except hub_errors.EntryNotFoundError:
-        return None
-    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, OSError) as error:
-        raise InputError(f"{text}: {name} cannot be fetched: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

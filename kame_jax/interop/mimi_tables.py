@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from kame_jax.config import MimiConfig
+from kame_jax.interop.layouts import Layout, named
 from kame_jax.interop.table import Rule
 
 CODEBOOK_ALIASES = {
@@ -30,10 +31,10 @@ IN_MEMORY = {
 
 
 def written(config: MimiConfig, layout: str) -> list[Rule]:
-    """The rules of one layout: `mimi` (with the current attention names), `mimi-fused` or `mimi-hf`."""
-    if layout == "mimi-hf":
+    """The rules of one layout, one name for each slice."""
+    if layout == Layout.MIMI_HF:
         return list(_huggingface(config))
-    return list(_native(config, fused=layout == "mimi-fused"))
+    return list(_native(config, named(layout).facts.fused))
 
 
 def readable(config: MimiConfig) -> list[Rule]:

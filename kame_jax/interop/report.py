@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from kame_jax.config import to_dict
 from kame_jax.errors import InputError
+from kame_jax.interop import oddities
 from kame_jax.interop.checkpoint import open_checkpoint
-from kame_jax.interop.layouts import FOREIGN, READABLE, detect
+from kame_jax.interop.layouts import Layout, detect
 from kame_jax.interop.locate import locate
+from kame_jax.interop.names import NamedTensors
 from kame_jax.interop.safetensors_file import SafetensorsFile, TensorInfo
 from kame_jax.model import tree
 
@@ -68,9 +69,21 @@ KNOWN_TOTALS = {
 
 
 def inspect(
-    spec: str | os.PathLike[str], config: str | None = None, wanted: str = "lm", base: str | None = None
+    spec: str | os.PathLike[str],
+    config: str | None = None,
+    wanted: str = "lm",
+    base: str | None = None,
+    *,
+    values: bool = True,
 ) -> dict[str, Any]:
     """A report on a checkpoint that may be of any layout, readable here or not.
+
+    Args:
+        spec: see `locate`.
+        config: see `open_checkpoint`.
+        wanted: see `open_checkpoint`.
+        base: see `open_checkpoint`.
+        values: whether to read the weights, too, and say where they are zeros or not finite.
 
     Returns:
         `source`, `layout`, `readable`, `model` (its configuration, null if unknown), `tensors`, `parameters`,
@@ -80,41 +93,40 @@ def inspect(
         InputError: nothing there, or a file that is damaged or no safetensors at all.
     """
     located = locate(spec, wanted)
-    surprises: list[str] = []
-    found: Mapping[str, TensorInfo]
+    notes: list[str] = []
+    checkpoint = None
+    try:
+        checkpoint = open_checkpoint(spec, wanted=wanted, config=config, base=base, lora="keep")
+        notes += checkpoint.notes
+    except InputError as error:
+        if located.native is not None:
+            raise
+        notes += [error.message, *error.problems]
     metadata: dict[str, str] = {}
-    if located.native is not None:
-        native = open_checkpoint(spec, wanted=wanted, lora="keep")
-        layout: str | None = "kame_jax"
-        weights = native.weights
+    found: dict[str, TensorInfo] = {}
+    layout: Layout | None = Layout.OURS
+    if located.native is None:
+        paths = (*located.weights, *((located.adapter,) if located.adapter else ()))
+        for file in (NamedTensors(SafetensorsFile(path)) for path in paths):
+            found |= file.infos
+            metadata |= file.file.metadata
+        layout = detect(found)
+    elif checkpoint is not None:
+        weights = checkpoint.weights
         found = {
             path: TensorInfo(tuple(shape), weights.dtype(path)) for path, shape in weights.shapes.items()
         }
-    else:
-        found = {}
-        paths = (*located.weights, *((located.adapter,) if located.adapter else ()))
-        for path in paths:
-            with SafetensorsFile(path) as file:
-                found |= file.infos
-                metadata |= file.metadata
-        layout = detect(found)
-    model = None
-    try:
-        checkpoint = open_checkpoint(spec, wanted=wanted, config=config, base=base, lora="keep")
-        model = to_dict(checkpoint.config)
-        surprises += checkpoint.notes
-    except InputError as error:
-        surprises += [error.message, *error.problems]
-    counts = {key: int(np.prod(info.shape, dtype=np.int64)) for key, info in found.items()}
-    ours = int(layout == "kame_jax")
-    groups = _by_group(counts, ours)
+    if values and checkpoint is not None:
+        notes += oddities.find(checkpoint.weights)
+    counts = {key: math.prod(info.shape) for key, info in found.items()}
+    groups = _by_group(counts, int(layout is Layout.OURS))
     total = sum(n for key, n in counts.items() if not re.search(r"_scb$|lora_[ABab]", key))
     return {
         "source": str(spec),
         "layout": layout,
-        "layout_description": READABLE.get(layout or "") or FOREIGN.get(layout or "") or _native_name(layout),
-        "readable": model is not None,
-        "model": model,
+        "layout_description": layout.facts.about if layout else "not known here",
+        "readable": checkpoint is not None,
+        "model": checkpoint and to_dict(checkpoint.config),
         "tensors": len(found),
         "parameters": total,
         "parameters_by_group": groups,
@@ -122,12 +134,8 @@ def inspect(
         "bytes": sum(n * found[key].dtype.itemsize for key, n in counts.items()),
         "known_as": KNOWN_TOTALS.get(total),
         "metadata": metadata,
-        "surprises": surprises + _oddities(groups, found),
+        "surprises": notes + _oddities(groups, found),
     }
-
-
-def _native_name(layout: str | None) -> str:
-    return "Orbax checkpoint of kame_jax" if layout == "kame_jax" else "not known here"
 
 
 def _by_group(counts: Mapping[str, int], ours: int) -> dict[str, int]:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import struct
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ import numpy as np
 
 from kame_jax.checkpoint.weights import Box
 from kame_jax.errors import InputError
+from kame_jax.files import regular_file
 
 DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
@@ -41,7 +43,9 @@ DTYPES: dict[str, np.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 SUFFIXES = (".safetensors", ".sft", ".sfts")
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 10_000_000
+"""Two hundred times what the 7B needs; the format allows ten times as much, which takes minutes to check."""
+MAX_DIMENSIONS = 32
 MIN_RUN_BYTES = 2048
 """Contiguous runs shorter than this are read together with what lies between them: a system call costs as much."""
 BLOCK_BYTES = 64 << 20
@@ -65,23 +69,17 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        self.path = regular_file(path, "a safetensors file")
         self.bytes_read = 0
-        self._fd = -1
         try:
             self._fd = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be opened: {error.strerror}") from None
-        try:
+            self._close = weakref.finalize(self, os.close, self._fd)
             size = os.fstat(self._fd).st_size
             header, self._start = _read_header(self.path, self._fd, size)
-            self.metadata = _metadata(self.path, header)
-            self.infos, self._offsets = _check_entries(self.path, header, size - self._start)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
-
-    def __del__(self) -> None:
-        self.close()
+        self.metadata = _metadata(self.path, header)
+        self.infos, self._offsets = _check_entries(self.path, header, size - self._start)
 
     def __enter__(self) -> Self:
         return self
@@ -93,9 +91,7 @@ class SafetensorsFile:
 
     def close(self) -> None:
         """Close the file; reading afterwards fails."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._close()
 
     def header_bytes(self) -> bytes:
         """The raw header, a fingerprint of names, shapes and dtypes."""
@@ -270,7 +266,7 @@ def _read_header(path: Path, fd: int, size: int) -> tuple[dict, int]:
         raise InputError(f"{path}: truncated: the header needs {8 + length} bytes, the file has {size}")
     try:
         header = json.loads(os.pread(fd, length, 8).decode())
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (ValueError, RecursionError):
         raise InputError(f"{path}: not a safetensors file, or its header is corrupt (not JSON)") from None
     if not isinstance(header, dict):
         raise InputError(f"{path}: corrupt header: expected a JSON object of tensors")
@@ -345,6 +341,8 @@ def _parse_entry(entry: object) -> tuple[np.dtype, tuple[int, ...], Iterable[int
     name = entry["dtype"]
     if name not in DTYPES:
         raise ValueError(f"unknown dtype {name!r}, expected one of {', '.join(DTYPES)}")
+    if len(entry["shape"]) > MAX_DIMENSIONS:
+        raise ValueError(f"a shape of {len(entry['shape']):,} dimensions, expected at most {MAX_DIMENSIONS}")
     numbers = [*entry["shape"], *entry["data_offsets"]]
     if len(entry["data_offsets"]) != 2 or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError("shape and data_offsets must be whole numbers of at least 0")

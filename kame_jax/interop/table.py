@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kame_jax.checkpoint.weights import Shapes
-from kame_jax.errors import InputError
+from kame_jax.errors import MOST_SHOWN, InputError
 from kame_jax.interop.safetensors_file import TensorInfo
 
 
@@ -156,17 +156,28 @@ def match(
     Raises:
         InputError: with all missing, unknown, doubly given and wrongly shaped keys in one list.
     """
+    most = 20 * len(infos) + 10_000
+    if (total := sum(math.prod(_indexed(rule, shapes)) for rule in rules if rule.path in shapes)) > most:
+        raise InputError(
+            f"{where}: its configuration describes a model of far more tensors than the {len(infos):,} that are there "
+            f"({total:,} names)"
+        )
     slots = expand(rules, shapes)
     plan = Plan(shapes, {path: [] for path in shapes})
     problems: list[str] = []
+    forms = [(rule, rule.regex) for rule in rules]
     units = _units(slots.values(), shapes)
     for key, info in infos.items():
         slot = slots.get(key)
         if slot is None:
-            problems.append(f"unknown: {key} {list(info.shape)}{_why_unknown(key, rules, shapes)}")
+            why = _why_unknown(key, forms, shapes) if len(problems) < MOST_SHOWN else ""
+            problems.append(f"unknown: {key} {list(info.shape)}{why}")
             continue
         if info.shape != slot.shape:
-            problems.append(f"wrong shape: {key} is {list(info.shape)}, expected {list(slot.shape)}")
+            empty = (
+                " (a part that ZeRO-3 has not gathered? save with zero_to_fp32)" if info.shape == (0,) else ""
+            )
+            problems.append(f"wrong shape: {key} is {list(info.shape)}, expected {list(slot.shape)}{empty}")
         elif info.dtype.kind != "f" and info.dtype.kind != "V":
             problems.append(f"wrong dtype: {key} is {info.dtype}, expected a floating-point one")
         plan.slots[slot.path].append(slot)
@@ -187,6 +198,12 @@ def match(
     return plan
 
 
+def _indexed(rule: Rule, shapes: Shapes) -> list[int]:
+    """How many values each variable of a rule's key takes."""
+    sizes = zip(rule.index.split(), shapes[rule.path], strict=False)
+    return [size for entry, size in sizes if not entry.isdigit() and entry != ":"]
+
+
 def _units(slots: Iterable[Slot], shapes: Shapes) -> dict[str, np.ndarray]:
     """A counter for each slice that some rule can address, per path."""
     depth = dict.fromkeys(shapes, 0)
@@ -195,10 +212,10 @@ def _units(slots: Iterable[Slot], shapes: Shapes) -> dict[str, np.ndarray]:
     return {path: np.zeros(shapes[path][:axes], np.int32) for path, axes in depth.items()}
 
 
-def _why_unknown(key: str, rules: Sequence[Rule], shapes: Shapes) -> str:
+def _why_unknown(key: str, forms: Iterable[tuple[Rule, re.Pattern[str]]], shapes: Shapes) -> str:
     """For a key of a known form: which of its indices is out of range."""
-    for rule in rules:
-        found = rule.regex.fullmatch(key)
+    for rule, form in forms:
+        found = form.fullmatch(key)
         if not found:
             continue
         if rule.path not in shapes:

@@ -1,4 +1,4 @@
-"""Weights in foreign files under our names, and what is derived from weights.
+"""Weights in foreign files under our names, and models derived from others: merged adapters, oracle tables.
 
 Converting, loading onto a mesh and exporting all go through `checkpoint.weights.Weights`, so each derivation (merging
 adapters, giving a Moshi an oracle table, folding one away) is written once and costs one array at a time.
@@ -155,52 +155,3 @@ class FoldedOracle:
             (a.astype(np.float32) + row[:, slice(*box[1])]).astype(kind)
             for a, box in zip(own, boxes, strict=True)
         ]
-
-
-class Dequantized:
-    """A file whose linear layers are int8 with a scale per row (bitsandbytes), seen as floating-point tensors.
-
-    `W = int8 * scb / 127`, computed in float32 and rounded once to `dtype` (kyutai-labs/moshi `utils/quantize.py`).
-    """
-
-    def __init__(self, source: TensorSource, dtype: np.dtype):
-        self.source = source
-        self.scales = {key.removesuffix("_scb"): key for key in source.infos if key.endswith("_scb")}
-        self.infos = {
-            key: info._replace(dtype=dtype) if key in self.scales else info
-            for key, info in source.infos.items()
-            if not key.endswith("_scb")
-        }
-
-    def read_box(
-        self, key: str, view: tuple[int, ...], box: Box, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """See `TensorSource`."""
-        if key not in self.scales:
-            return self.source.read_box(key, view, box, out)
-        rows = 1
-        while np.prod(view[:rows]) < self.infos[key].shape[0]:
-            rows += 1
-        scale_box = tuple(box[:rows])
-        scale = self.source.read_box(self.scales[key], view[:rows], scale_box).astype(np.float32)
-        scale = scale.reshape(scale.shape + (1,) * (len(view) - rows))
-        value = self.source.read_box(key, view, box).astype(np.float32) * scale / np.float32(127)
-        value = value.astype(self.infos[key].dtype)
-        if out is None:
-            return value
-        out[...] = value
-        return out
-
-
-class Union:
-    """Several files seen as one; of a key that more than one has, the last wins."""
-
-    def __init__(self, sources: Sequence[TensorSource]):
-        self.owner = {key: source for source in sources for key in source.infos}
-        self.infos = {key: source.infos[key] for key, source in self.owner.items()}
-
-    def read_box(
-        self, key: str, view: tuple[int, ...], box: Box, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """See `TensorSource`."""
-        return self.owner[key].read_box(key, view, box, out)

@@ -12,21 +12,29 @@ from typing import NamedTuple
 
 from sentencepiece import SentencePieceProcessor
 
+from kame_jax import hub
 from kame_jax.errors import InputError
+from kame_jax.files import regular_file
 
 HIDDEN_IDS = (0, 1, 2, 3)
 """Ids that no transcript shows: end of padding (also `<unk>`), begin, end, padding."""
 
+TOKENIZER_NAMES = ("tokenizer.model", "tokenizer_spm_32k_3.model")
+"""What a checkpoint's tokenizer is called where no `config.json` names it."""
+
 
 def load_tokenizer(path: str | Path) -> SentencePieceProcessor:
-    """The SentencePiece model in a file.
+    """The SentencePiece model in a file, or in one of a repository (`hf://org/repo[/file]`).
 
     Raises:
         InputError: no such file, or not a SentencePiece model.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such tokenizer, expected a SentencePiece model file")
+    text = str(path)
+    path = (
+        hub.fetch(text, TOKENIZER_NAMES)
+        if text.startswith(hub.PREFIX)
+        else regular_file(path, "a SentencePiece model")
+    )
     try:
         return SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as e:

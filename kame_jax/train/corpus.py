@@ -32,6 +32,7 @@ from kame_jax.data.records import Record, load_records, save_record
 from kame_jax.errors import InputError
 from kame_jax.interop import Checkpoint, load_mimi
 from kame_jax.interop.export import MIMI_NAME, export
+from kame_jax.interop.layouts import Layout
 from kame_jax.make.whole import build_records, mimi_encoder
 from kame_jax.model import tree
 from kame_jax.oracle.schedule import OracleSchedule
@@ -94,7 +95,7 @@ def keep_tokenizers(tools: Tokenizers, folder: Path) -> None:
             return
         mimi = tools.mimi()
         weights = ArrayWeights({path: np.asarray(leaf) for path, leaf in tree.leaves(mimi).items()})
-        files = export(Checkpoint("codec", "kame_jax", mimi.config, weights), scratch / "codec", "mimi")
+        files = export(Checkpoint("codec", Layout.OURS, mimi.config, weights), scratch / "codec", "mimi")
         # Its configuration first: from then on the weights can be read.
         for file in sorted(files, key=lambda path: path.name == MIMI_NAME):
             file.replace(folder / file.name)

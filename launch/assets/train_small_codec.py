@@ -29,6 +29,7 @@ from kame_jax.data.dialogue import read_dialogues, read_stereo
 from kame_jax.demo.dialogues import ROOT
 from kame_jax.interop import Checkpoint
 from kame_jax.interop.export import export
+from kame_jax.interop.layouts import Layout
 from kame_jax.model import tree
 
 FRAMES = 12
@@ -220,7 +221,7 @@ def main() -> None:
         stored.embedding_sum.set_value(books[name]["sum"])
         stored.cluster_usage.set_value(books[name]["usage"])
     arrays = {path: np.asarray(leaf) for path, leaf in tree.leaves(model).items()}
-    export(Checkpoint(str(args.out), "mimi", config, ArrayWeights(arrays)), args.out, "mimi")
+    export(Checkpoint(str(args.out), Layout.MIMI, config, ArrayWeights(arrays)), args.out, "mimi")
     print(json.dumps({"out": str(args.out), "loss": float(value)}))
 
 

@@ -10,7 +10,8 @@ from kame_jax.checkpoint.native import Meta, save
 from kame_jax.config import MimiConfig
 from kame_jax.errors import InputError
 from kame_jax.interop import load_mimi, mimi_kwargs, open_checkpoint
-from kame_jax.interop.export import MIMI_LAYOUTS, export
+from kame_jax.interop.export import export
+from kame_jax.interop.layouts import MIMI_LAYOUTS
 from kame_jax.model import tree
 from tests.interop.files import GOLDEN, assert_same_bytes, cast, mimi, write
 

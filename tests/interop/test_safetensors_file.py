@@ -138,7 +138,7 @@ def test_a_bad_file_is_one_clear_error_that_names_it(tmp_path, name):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.safetensors: cannot be opened"):
+    with pytest.raises(InputError, match=r"none\.safetensors: no such file, expected a safetensors file"):
         SafetensorsFile(tmp_path / "none.safetensors")
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="is a folder, expected a safetensors file"):
         SafetensorsFile(tmp_path)

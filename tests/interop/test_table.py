@@ -9,6 +9,7 @@ import pytest
 from kame_jax.config import config_names, load_codec, load_model
 from kame_jax.errors import InputError
 from kame_jax.interop import lm_tables, mimi_tables, open_checkpoint
+from kame_jax.interop.layouts import LM_LAYOUTS
 from kame_jax.interop.safetensors_file import TensorInfo
 from kame_jax.interop.table import Rule, expand, match
 from kame_jax.model import tree
@@ -40,7 +41,7 @@ def model_shapes(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("layout", lm_tables.SPELLINGS)
+@pytest.mark.parametrize("layout", LM_LAYOUTS)
 def test_every_layout_names_every_weight_exactly_once(name, layout):
     config, shapes = load_model(name), model_shapes(name)
     slots = expand(lm_tables.written(config, layout), shapes)

@@ -74,5 +74,5 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path):
     bad.write_bytes(b"not a model")
     with pytest.raises(InputError, match=re.escape(f"{bad}: not a SentencePiece model")):
         load_tokenizer(bad)
-    with pytest.raises(InputError, match="no such tokenizer"):
+    with pytest.raises(InputError, match="no such file, expected a SentencePiece model"):
         load_tokenizer(tmp_path / "missing.model")

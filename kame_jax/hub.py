@@ -1,0 +1,87 @@
+"""Files of Hugging Face repositories, by `hf://org/repo[@revision][/file]`. What the hub cannot do is one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors
+
+from kame_jax.errors import InputError
+
+PREFIX = "hf://"
+
+
+class Unreachable(InputError):
+    """The hub did not answer, or not with the file."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at a revision."""
+
+    name: str
+    """`org/repo`."""
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.name}" + (f"@{self.revision}" if self.revision else "")
+
+    def find(self, name: str) -> Path | None:
+        """A file of the repository, fetched or from the cache; None where it has none of that name.
+
+        Raises:
+            InputError: the name leads out of the repository, or the hub cannot be reached.
+        """
+        if not name or name.startswith("/") or ".." in name.split("/") or "://" in name:
+            raise InputError(f"{self}: {name!r} is not a file of the repository")
+        try:
+            return Path(huggingface_hub.hf_hub_download(self.name, name, revision=self.revision))
+        except errors.LocalEntryNotFoundError as error:
+            raise Unreachable(
+                f"{self}: {name} is not in the cache and the hub cannot be reached: {_line(error)}"
+            ) from None
+        except errors.EntryNotFoundError:
+            return None
+        except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+            raise Unreachable(f"{self}: {name} cannot be fetched: {_line(error)}") from None
+
+
+def parse(text: str) -> tuple[Repository, str | None]:
+    """The repository, and the file in it where one is named.
+
+    Raises:
+        InputError: `text` has another form.
+    """
+    found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?", text)
+    if not found:
+        raise InputError(f"{text}: expected hf://org/repo, with @revision or /file behind it where needed")
+    name, revision, file = found.groups()
+    return Repository(name, revision), file
+
+
+def fetch(text: str, usual: Sequence[str] = ()) -> Path:
+    """The file that `hf://org/repo[@revision]/file` names.
+
+    Args:
+        text: the name.
+        usual: files to look for, in this order, where `text` names a repository alone.
+
+    Raises:
+        InputError: no file is named, there is none, or the hub cannot be reached.
+    """
+    repository, file = parse(text)
+    names = [file] if file else usual
+    path = next((path for name in names if (path := repository.find(name))), None)
+    if not names:
+        raise InputError(f"{text}: names a repository, expected a file in it: {PREFIX}org/repo/file")
+    if path is None:
+        raise InputError(f"{repository}: the repository has no {' or '.join(names)}")
+    return path
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
