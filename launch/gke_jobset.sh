@@ -4,7 +4,8 @@
 #   launch/gke_jobset.sh [--dry-run] CONFIG [a.b=c ...]
 #
 # Settings: NAME, IMAGE (of docker/Dockerfile.tpu), SLICES (1), HOSTS a slice, CHIPS a host (4), ACCELERATOR
-# (tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice), TOPOLOGY (8x8), CLAIM (a volume claim for /data), ENV_FILE.
+# (tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice), TOPOLOGY (8x8), CLAIM (a volume claim for /data), ENV_FILE,
+# RUN_AS (1000, the image's user; 0 where nodes give TPUs to root alone). CONFIG is a ready one or an absolute path in the pod.
 # --dry-run prints the manifest; otherwise kubectl applies it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,6 +14,7 @@ source "$here/lib.sh"
 
 [ "${1:-}" != --dry-run ] || { DRY_RUN=1; shift; }
 [ $# -ge 1 ] || fail "usage: gke_jobset.sh [--dry-run] CONFIG [a.b=c ...]"
+need_config "$1"
 need NAME kame
 need IMAGE europe-docker.pkg.dev/project/kame/kame_jax:tpu
 need HOSTS 16
@@ -34,7 +36,7 @@ render() {
       *@ARGUMENTS@*) printf '%s' "$arguments" ;;
       *@ENVIRONMENT@*) printf '%s' "$environment" ;;
       *)
-        for key in NAME IMAGE SLICES HOSTS CHIPS ACCELERATOR TOPOLOGY CLAIM RESTART; do
+        for key in NAME IMAGE SLICES HOSTS CHIPS ACCELERATOR TOPOLOGY CLAIM RUN_AS RESTART; do
           line=${line//@$key@/${!key}}
         done
         printf '%s\n' "$line"
@@ -43,7 +45,7 @@ render() {
   done <"$here/gke/jobset.yaml"
 }
 
-SLICES=${SLICES:-1} CHIPS=${CHIPS:-4}
+SLICES=${SLICES:-1} CHIPS=${CHIPS:-4} RUN_AS=${RUN_AS:-1000}
 if [ "$DRY_RUN" = 1 ]; then
   render "$@"
 else

@@ -11,6 +11,7 @@ source "$here/lib.sh"
 
 [ "${1:-}" != --dry-run ] || { DRY_RUN=1; shift; }
 [ $# -ge 1 ] || fail "usage: gpu_box.sh [--dry-run] CONFIG [a.b=c ...]"
+need_config "$1" .
 load_env "${ENV_FILE:-$here/env/gpu.env}"
 read -r -a command <<<"${KAME_JAX:-kame-jax}"
 

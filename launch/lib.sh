@@ -25,6 +25,17 @@ need() {
   [ -n "${!1:-}" ] || fail "set $1, for example $1=$2"
 }
 
+# need_config CONFIG [FOLDER]: the name of a ready configuration, or a file: in FOLDER, where the job will look for it.
+# If that is not this directory, an absolute path is of another machine and taken as it is; without one nothing else is.
+need_config() {
+  local configs=${BASH_SOURCE[0]%/*}/../configs
+  if [ -f "$configs/$1.yaml" ] || [ -f "$configs/pods/$1.yaml" ]; then return; fi
+  case $1 in
+    /*) [ "${2:-}" != . ] || [ -f "$1" ] || fail "$1: no such file" ;;
+    *) [ -f "${2:-/dev/null}/$1" ] || fail "no configuration '$1': expected a name (configs/, configs/pods/) or a file's path" ;;
+  esac
+}
+
 # env_lines FILE: its KEY=value lines, comments gone.
 env_lines() {
   grep -E '^[A-Za-z_][A-Za-z0-9_]*=' "$1"

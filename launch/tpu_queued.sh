@@ -16,6 +16,7 @@ while [ "${1:-}" = --dry-run ] || [ "${1:-}" = --once ]; do
   shift
 done
 [ $# -ge 1 ] || fail "usage: tpu_queued.sh [--dry-run] [--once] CONFIG [a.b=c ...]"
+need_config "$1" "$here/.."
 need NAME kame
 need ZONE us-west4-a
 need TYPE v5litepod-64

@@ -36,6 +36,7 @@ case $action in
     ;;
   train)
     [ $# -ge 1 ] || fail "usage: tpu_vm.sh train CONFIG [a.b=c ...]"
+    need_config "$1" "$here/.."
     # Every host runs the same command, and again while it ends with the status that asks for it.
     printf -v command '%q ' .venv/bin/kame-jax train "$@"
     loop="while :; do $command; status=\$?; [ \$status = $RESTART ] || exit \$status; done"

@@ -127,13 +127,15 @@ def test_a_wheel_carries_the_ready_configurations():
     assert wheel["packages"] == ["kame_jax"]
 
 
-def test_pytorch_is_not_a_dependency():
+def test_pytorch_is_not_a_dependency_and_every_other_one_has_both_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],
         *(text for extra in project["optional-dependencies"].values() for text in extra),
     ]
     assert not [text for text in wanted if re.match(r"(torch|moshi|tensorflow)\b(?!-)", text)]
+    bounded = r"[\w.-]+(\[.+\])?>=[\d.]+,<[\d.]+(; .+)?"
+    assert not [text for text in wanted if not re.fullmatch(rf"kame_jax\[.+\]|{bounded}", text)]
 
 
 def test_make_test_and_ci_agree():

@@ -109,3 +109,19 @@ def test_a_back_end_tells_the_oracle_while_the_user_speaks_and_its_log_replays_t
     for name in ("given", "read", "erased"):
         assert replayed[f"oracle_tokens_{name}"] == report[f"oracle_tokens_{name}"]
     assert replayed["oracle_read_fraction"] == report["oracle_read_fraction"]
+
+
+def test_a_back_end_that_never_answers_is_told_at_once_and_in_the_exit_status(tmp_path, capsys):
+    (tmp_path / "llm.yaml").write_text("llm: {model: m, base_url: http://127.0.0.1:9/v1, retries: 0}\n")
+    (tmp_path / "words.json").write_text('[{"word": "Where", "start": 0.1, "end": 0.2}]')
+    soundfile.write(tmp_path / "user.wav", np.zeros(24_000, np.float32), 24_000)
+    names = [("user", "user.wav"), ("transcript", "words.json"), ("llm", "llm.yaml"), ("out", "reply.wav")]
+    options = [text for name, file in names for text in (f"--{name}", str(tmp_path / file))]
+    assert main(["stream", "--greedy", "--json", *options]) == 1
+    out, error = capsys.readouterr()
+    result = json.loads(out.splitlines()[-1])
+    assert (tmp_path / "reply.wav").is_file()
+    assert result["oracle"] is None
+    assert result["events"]["failed_connection"] >= 1
+    assert error.count("language model m at http://127.0.0.1:9/v1: connection: ") == 1
+    assert "kame-jax: the back end never gave an answer: language model m" in error.splitlines()[-1]

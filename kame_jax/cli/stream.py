@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kame_jax.cli.common import add_common, emit, log
-from kame_jax.errors import InputError
+from kame_jax.errors import InputError, WorkError
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -130,7 +130,7 @@ def _run(args: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(args.tokenizer or find_tokenizer(args.checkpoint))
     told: dict[str, Any] = {}
     if bundled:
-        told = {"question": entry.question, "oracle": entry.answer.text}
+        told = {"question": entry.question}
     if args.llm == "sample" and not bundled:
         raise InputError("--llm sample is about the bundled question: leave out --user, or give faq:FILE")
     tandem = bundled_tandem(entry) if args.llm == "sample" else None
@@ -140,7 +140,10 @@ def _run(args: argparse.Namespace) -> None:
         ops = _bundled_ops(entry.id, tokenizer)
     else:
         ops = _read_ops(args, tokenizer, model)
-    emit(args, told | answer_sound(args, model, settings, tokenizer, ops, tandem, _reporter()))
+    result = told | answer_sound(args, model, settings, tokenizer, ops, tandem, _reporter())
+    emit(args, result)
+    if result["unanswered"]:
+        raise WorkError(result["unanswered"])
 
 
 def _bundled_entry(name: str | None) -> SampleEntry:

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,19 +88,26 @@ def answer_sound(
         # Priming ran before the user spoke.
         engine.frame_seconds.clear()
         conversation = Conversation(
-            session, transcript, backend, config, lambda event: lines.append(json_line(event))
+            session, transcript, backend, config, lambda event: lines.append(json_line(event)), log
         )
         recognised = transcript is not None and not isinstance(transcript, TimedTranscript)
         paced = recognised or (backend is not None and not backend.immediate)
         started = time.perf_counter()
-        out = asyncio.run(_converse(conversation, heard, list(ops), paced, progress))
+        out = asyncio.run(_converse(conversation, heard, ops, paced, progress))
         wall = time.perf_counter() - started
         said = session.words.text if session.words is not None else ""
+        given = last_oracle(session.log, tokenizer)
     own = np.concatenate([frame.samples for frame in out if frame.samples is not None])[: len(audio)]
     write_audio(args.out, own, mimi.config.sample_rate)
     if args.log:
         write_whole(args.log, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
-    result = {"said": said, "output": args.out, "frames": frames, "wall_seconds": round(wall, 2)}
+    result = {
+        "said": said,
+        "oracle": given,
+        "output": args.out,
+        "frames": frames,
+        "wall_seconds": round(wall, 2),
+    }
     report = conversation.report()
     if args.picture:
         _draw(args, engine, audio, own, out, transcript, lines, report)
@@ -118,24 +125,27 @@ async def _converse(
     paced: bool,
     progress: Callable[[int, int], None],
 ) -> list[Frame]:
-    """The whole recording; `paced` waits for each frame's time, as a microphone would."""
-    out, started = [], time.monotonic()
-    session = conversation.session
+    """The whole recording; what the conversation used is closed."""
     try:
-        for index, samples in enumerate(heard):
-            if paced:
-                await asyncio.sleep(max(0.0, started + index * 0.08 - time.monotonic()))
-            while ops and ops[0].step <= index:
-                session.change(ops.pop(0))
-            out.append(await conversation.step(samples))
-            progress(index + 1, len(heard))
+        return await conversation.run(list(heard), paced, ops, progress)
     finally:
-        await conversation.close()
         if conversation.backend is not None:
             await conversation.backend.close()
         if conversation.transcript is not None:
             conversation.transcript.close()
-    return out
+
+
+def last_oracle(log: Sequence[OracleOp], tokenizer: SentencePieceProcessor) -> str | None:
+    """The text of the last answer that the model was given; None where there was none."""
+    from kame_jax.oracle.text import decode_text
+
+    answer: list[int] = []
+    for op in log:
+        if op.op == "replace":
+            answer = list(op.tokens)
+        elif op.op == "append":
+            answer += op.tokens
+    return decode_text(tokenizer, answer) if answer else None
 
 
 def read_backend(name: str) -> tuple[Backend, TandemConfig]:

@@ -31,11 +31,16 @@ class LLMConfig:
     limit_field: Annotated[str, OneOf(LIMIT_FIELDS)] = "max_tokens"
     """How the server calls that limit; OpenAI's reasoning models want "max_completion_tokens"."""
     max_chars: Positive = 4000
-    """Most characters read of an answer: a server that ignores its limit is cut off here."""
+    """Most characters read of an answer, its reasoning not counted: a server that ignores its limit is cut off here."""
     temperature: Annotated[float, Range(0, 2)] | None = None
     """None leaves it to the server."""
     reasoning_effort: str | None = None
     """Passed on where set ("minimal", "low", ...): a model that thinks long answers late."""
+    system_role: bool = True
+    """False for models whose template knows no system message (Gemma): it goes before the first of the user's."""
+    prefill: bool = False
+    """The server continues a last message of the assistant's (vLLM, Anthropic). False says in the system message what
+    the assistant has begun to say, which every server takes."""
     stream_usage: bool = True
     """Ask for token counts at the end of a stream; False for servers that refuse the option (counts are estimated)."""
     first_token_timeout: PositiveFloat = 10.0
@@ -45,11 +50,12 @@ class LLMConfig:
     timeout: PositiveFloat = 60.0
     """Seconds for a whole answer, without the waits between tries."""
     retries: Count = 3
-    """Further tries after 429, 5xx or a lost connection, as long as no piece of the answer was given out."""
+    """Further tries after 429, 5xx, a lost connection or an answer that is broken off, as long as nothing of it was
+    given out."""
     backoff: PositiveFloat = 0.5
-    """Seconds before the first further try; doubled each time, with jitter. A server's Retry-After comes first."""
+    """Seconds before the first further try; doubled each time, with jitter; more where a server's Retry-After asks."""
     max_backoff: PositiveFloat = 20.0
-    """Longest wait between two tries, in seconds."""
+    """Longest wait between two tries, in seconds, also where the server asks for more."""
     max_concurrent: Positive = 8
     """Requests under way at once; more of them wait."""
     max_cost: PositiveFloat | None = None

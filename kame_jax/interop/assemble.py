@@ -1,6 +1,6 @@
 """Moving bytes between foreign tensors and our stacked arrays: whole arrays, or only the regions a host needs.
 
-Nothing here knows a tensor's name; `table.py` says what belongs where, `views.py` and `safetensors_file.py` read.
+Nothing here knows a tensor's name; `table.py` says what belongs where, `weights.py` and `safetensors_file.py` read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EXACT = (np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.flo
 
 
 class TensorSource(Protocol):
-    """Named tensors that can be read in parts: a file, or a view that computes them (`views.py`)."""
+    """Named tensors that can be read in parts: a file, or a view that computes them (`weights.py`)."""
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:

@@ -1,30 +1,28 @@
-"""An asynchronous client of any OpenAI-compatible chat endpoint, on the `openai` package.
+"""An asynchronous client of any OpenAI-compatible chat endpoint.
 
-Answers come whole (`complete`) or piece by piece (`stream`). Failures are one kind of error, `LLMError`, whatever the
-server did; a stream that is left early is really closed; a key never reaches a message, a log or a repr.
+Answers come whole (`complete`) or piece by piece (`stream`). Failures are one kind of error, `LLMError`; a stream that
+is left early is really closed. An answer is asked for again as long as nothing of it was given out, never afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from kame_jax.config import LLMConfig
-from kame_jax.llm.endpoint import Endpoint, LLMError, deadline
+from kame_jax.llm.endpoint import Endpoint, deadline
+from kame_jax.llm.errors import Failures, LLMError
+from kame_jax.llm.markup import without_left_open
+from kame_jax.llm.reply import Reply
+from kame_jax.llm.retry import Budget, Retry
 from kame_jax.llm.usage import Usage, estimate_tokens
 
 Message = Mapping[str, str]
 """One turn of a chat: `{"role": "system" | "user" | "assistant", "content": "..."}`."""
-
-RETRIED = ("rate_limit", "server", "connection", "timeout")
-"""Kinds of failure that another try may mend."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,19 +42,28 @@ class Client:
         config: of the endpoint.
         seed: of the waiting times between tries.
         give_up_after: nothing more is asked after so many answers in a row that did not come; None never gives up.
+        failures: where answers that did not come are counted.
 
     Raises:
         InputError: the `openai` package is not installed, or OpenAI's own endpoint is asked without a key.
     """
 
-    def __init__(self, config: LLMConfig, seed: int = 0, give_up_after: int | None = None) -> None:
+    def __init__(
+        self,
+        config: LLMConfig,
+        seed: int = 0,
+        give_up_after: int | None = None,
+        failures: Failures | None = None,
+    ) -> None:
         self.config = config
+        self.failures = Failures() if failures is None else failures
         self.usage = Usage()
         self.give_up_after = give_up_after
         self._in_a_row = 0
         self._endpoint = Endpoint(config.model, config.base_url, config.api_key_env, config.timeout)
         self._places = asyncio.Semaphore(config.max_concurrent)
-        self._random = random.Random(seed)
+        self._retry = Retry(config.backoff, config.max_backoff, config.retries, seed)
+        self._budget = Budget(config.max_cost, config.max_total_tokens, "tokens")
 
     def __repr__(self) -> str:
         return f"Client({self.config.model!r}, base_url={self.config.base_url!r})"
@@ -86,25 +93,26 @@ class Client:
         Raises:
             LLMError: it did not come, after all tries.
         """
-        async with self._places:
-            self._check_limits()
-            tally = _Tally(self, messages)
-            with tally:
-                reply = await self._retried(lambda: self._create(messages, max_tokens, stream=False), tally)
-                try:
-                    choice = reply.choices[0]
-                    text, finish = choice.message.content or "", choice.finish_reason or ""
-                    tally.counted = _counts(reply)
-                except (AttributeError, IndexError, TypeError) as error:
-                    raise LLMError(
-                        "malformed", f"no answer in the reply: {self._endpoint.clean(error)}"
-                    ) from None
-                if not isinstance(text, str):
-                    raise LLMError("malformed", f"the answer is {type(text).__name__}, expected text")
-                if len(text) > self.config.max_chars:
-                    text, finish, tally.truncated = text[: self.config.max_chars], "truncated", True
-                tally.text, tally.complete = text, True
-        return Answer(text, finish, tally.usage)
+        async with self._asking(messages) as tally:
+
+            async def whole() -> str:
+                text = ""
+                async with (
+                    deadline(self.config.timeout, "no answer"),
+                    contextlib.aclosing(self._answer(messages, max_tokens, tally, False)) as pieces,
+                ):
+                    async for piece in pieces:
+                        text += piece
+                        if len(text) > self.config.max_chars:
+                            tally.truncated = True
+                            return text[: self.config.max_chars]
+                return text
+
+            text = without_left_open(await self._retry.run(whole))
+            if not text:
+                raise LLMError("empty", "no text behind the model's thinking")
+            tally.complete = True
+        return Answer(text, "truncated" if tally.truncated else tally.reply.finish, tally.usage)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -113,7 +121,7 @@ class Client:
         """An answer piece by piece: `async with client.stream(messages) as pieces: async for piece in pieces`.
 
         Leaving the block, by its end, by an error or by cancellation, closes the connection, so that the server
-        stops. The pieces are never empty. Further tries end with the first piece given out.
+        stops. The pieces are never empty.
 
         Args:
             messages: the chat so far.
@@ -122,72 +130,47 @@ class Client:
         Raises:
             LLMError: while entering or while reading.
         """
-        async with self._places:
-            self._check_limits()
-            tally = _Tally(self, messages)
-            with tally:
-                first, chunks, source = await self._retried(
-                    lambda: self._open(messages, max_tokens, tally), tally
-                )
-                pieces = self._pieces(first, chunks, tally)
+        async with self._asking(messages) as tally:
+
+            async def begun() -> tuple[str, Any]:
+                pieces = self._answer(messages, max_tokens, tally, True)
                 try:
-                    yield pieces
-                finally:
-                    await asyncio.shield(_closed(pieces, source))
+                    async with deadline(self.config.first_token_timeout, "no first token"):
+                        return await anext(pieces), pieces
+                except BaseException:
+                    await pieces.aclose()
+                    raise
 
-    async def _open(self, messages: Sequence[Message], max_tokens: int | None, tally: _Tally) -> Any:
-        """A stream that has given its first piece (None when it ended without one)."""
-        limit = self.config.first_token_timeout
-        async with deadline(limit, "no first token"):
-            source = await self._create(messages, max_tokens, stream=True)
-            chunks = source.__aiter__()
+            first, rest = await self._retry.run(begun)
+            pieces = self._bounded(first, rest, tally)
             try:
-                return await self._next_piece(chunks, tally), chunks, source
-            except BaseException:
-                await asyncio.shield(_closed(None, source))
-                raise
+                yield pieces
+            finally:
+                await pieces.aclose()
+                await rest.aclose()
 
-    async def _pieces(self, first: str | None, chunks: Any, tally: _Tally) -> AsyncIterator[str]:
-        piece, ends = first, time.monotonic() + self.config.timeout
-        while piece is not None:
-            left = self.config.max_chars - len(tally.text)
-            tally.text += piece[:left]
+    async def _bounded(self, first: str, rest: Any, tally: _Tally) -> Any:
+        """The pieces of an answer within the limits of characters and time."""
+        piece, left, ends = first, self.config.max_chars, time.monotonic() + self.config.timeout
+        while True:
             if piece[:left]:
                 yield piece[:left]
             if len(piece) > left:
                 tally.truncated = True
                 return
+            left -= len(piece)
             wait = min(self.config.idle_timeout, ends - time.monotonic())
             async with deadline(wait, "the stream stood still, or took too long"):
-                piece = await self._next_piece(chunks, tally)
-        tally.complete = True
+                try:
+                    piece = await anext(rest)
+                except StopAsyncIteration:
+                    tally.complete = True
+                    return
 
-    async def _next_piece(self, chunks: Any, tally: _Tally) -> str | None:
-        """The next text of a stream; None at its proper end."""
-        while True:
-            try:
-                chunk = await chunks.__anext__()
-            except StopAsyncIteration:
-                if tally.finish is None:
-                    raise LLMError("cut", "the stream ended without saying why") from None
-                return None
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                raise self._endpoint.failure(error, reading=True) from None
-            try:
-                tally.counted = _counts(chunk) or tally.counted
-                for choice in chunk.choices or ():
-                    tally.finish = choice.finish_reason or tally.finish
-                    text = choice.delta.content
-                    if text and not isinstance(text, str):
-                        raise TypeError(f"a piece is {type(text).__name__}, expected text")
-                    if text:
-                        return text
-            except (AttributeError, TypeError) as error:
-                raise LLMError("malformed", self._endpoint.clean(error)) from None
-
-    async def _create(self, messages: Sequence[Message], max_tokens: int | None, stream: bool) -> Any:
+    async def _answer(
+        self, messages: Sequence[Message], max_tokens: int | None, tally: _Tally, stream: bool
+    ) -> Any:
+        """One try: the pieces of an answer, over a connection that is closed when they end or are left."""
         config = self.config
         options: dict[str, Any] = {config.limit_field: max_tokens or config.max_tokens}
         if config.temperature is not None:
@@ -196,89 +179,72 @@ class Client:
             options["reasoning_effort"] = config.reasoning_effort
         if stream and config.stream_usage:
             options["stream_options"] = {"include_usage": True}
-        try:
-            async with deadline(config.timeout, "no answer"):
-                return await self._endpoint.api.chat.completions.create(
-                    model=config.model, messages=[dict(m) for m in messages], stream=stream, **options
-                )
-        except (asyncio.CancelledError, LLMError):
-            raise
-        except Exception as error:
-            raise self._endpoint.failure(error, reading=False) from None
+        ask = self._endpoint.api.chat.completions.with_streaming_response.create
+        tally.tries += 1
+        tally.reply = reply = Reply()
+        async with (
+            self._endpoint.failures(),
+            ask(
+                model=config.model, messages=[dict(m) for m in messages], stream=stream, **options
+            ) as response,
+        ):
+            async for piece in reply.pieces(self._endpoint.body(response)):
+                yield piece
 
-    async def _retried(self, work: Callable[[], Awaitable[T]], tally: _Tally) -> T:
-        for attempt in range(self.config.retries + 1):
-            tally.tries += 1
+    @contextlib.asynccontextmanager
+    async def _asking(self, messages: Sequence[Message]) -> AsyncIterator[_Tally]:
+        """A request's turn, once it has come and if the limits allow it; counted when it is over."""
+        tally, failed = _Tally(messages), False
+        async with self._places:
             try:
-                return await work()
+                self._check_limits()
+                yield tally
             except LLMError as error:
-                if error.kind not in RETRIED or attempt == self.config.retries:
-                    raise
-                wait = self.config.backoff * 2**attempt * self._random.uniform(0.5, 1.0)
-                await asyncio.sleep(min(max(wait, error.retry_after or 0.0), self.config.max_backoff))
-        raise AssertionError("the last try returns or raises")
+                failed = True
+                self.failures.add(f"language model {self._endpoint}", error.kind, error.words)
+                raise
+            finally:
+                if tally.tries:
+                    self.usage += tally.count(failed)
+                    if failed or tally.whole:
+                        self._in_a_row = self._in_a_row + 1 if failed else 0
 
     def _check_limits(self) -> None:
         """Whether anything may be asked; called in one's turn, when all that was asked before is counted."""
-        config, usage = self.config, self.usage
         if self.give_up_after is not None and self._in_a_row >= self.give_up_after:
             raise LLMError(
                 "given_up", f"{self._in_a_row} answers in a row did not come, nothing more is asked"
             )
-        if config.max_cost is not None and self.cost >= config.max_cost:
-            raise LLMError("budget", f"{self.cost:g} spent of {config.max_cost:g} (max_cost)")
-        if config.max_total_tokens is not None and usage.tokens >= config.max_total_tokens:
-            raise LLMError(
-                "budget", f"{usage.tokens} tokens used of {config.max_total_tokens} (max_total_tokens)"
-            )
+        self._budget.check(self.cost, self.usage.tokens)
 
 
 class _Tally:
-    """What one request did; adds itself to the client's usage when it is over."""
+    """What one request did."""
 
-    def __init__(self, client: Client, messages: Sequence[Message]) -> None:
-        self.client, self.messages = client, messages
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.messages = messages
         self.tries = 0
-        self.text = ""
-        self.finish: str | None = None
-        self.counted: tuple[int, int] | None = None
-        self.truncated = False
-        self.complete = False
+        self.reply = Reply()
+        """Of the newest try."""
+        self.truncated = self.complete = False
         self.usage = Usage()
 
-    def __enter__(self) -> None:
-        return None
+    @property
+    def whole(self) -> bool:
+        """All of the answer that is wanted came."""
+        return self.complete or self.truncated
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        asked, answered = self.counted or estimate_tokens(self.messages, self.text)
-        failed = isinstance(error, LLMError)
-        left_early = error is not None or not (self.complete or self.truncated)
+    def count(self, failed: bool) -> Usage:
+        """The request's usage, now that it is over."""
+        asked, answered = self.reply.counted or estimate_tokens(self.messages, self.reply.chars)
         self.usage = Usage(
             requests=1,
             tries=self.tries,
             failed=int(failed),
-            cancelled=int(not failed and left_early),
+            cancelled=int(not failed and not self.whole),
             truncated=int(self.truncated),
             input_tokens=asked,
             output_tokens=answered,
-            estimated=int(self.counted is None),
+            estimated=int(self.reply.counted is None),
         )
-        self.client.usage += self.usage
-        if failed or not left_early:
-            self.client._in_a_row = self.client._in_a_row + 1 if failed else 0
-
-
-async def _closed(pieces: Any, source: Any) -> None:
-    """Closes a generator and the response behind it; what goes wrong then is of no interest to anybody."""
-    with contextlib.suppress(Exception):
-        if pieces is not None:
-            await pieces.aclose()
-    with contextlib.suppress(Exception):
-        await source.close()
-
-
-def _counts(reply: Any) -> tuple[int, int] | None:
-    """Tokens asked and answered as the server counts them, if it does."""
-    usage = getattr(reply, "usage", None)
-    asked, answered = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-    return (asked, answered) if isinstance(asked, int) and isinstance(answered, int) else None
+        return self.usage

@@ -1,31 +1,18 @@
-"""One OpenAI-compatible endpoint through the `openai` package: its key, its connection, and its failures as ours.
-
-Whatever a server does becomes one kind of error, `LLMError`; a key never reaches a message, a log or a repr.
-"""
+"""One OpenAI-compatible endpoint through the `openai` package: its key, its connection, and its failures as ours."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from typing import Any
 
 from kame_jax.errors import InputError
+from kame_jax.llm.errors import LLMError, one_line, status_error
 
-
-class LLMError(RuntimeError):
-    """No answer, or not the whole of it.
-
-    `kind` is "rate_limit" (429), "server" (5xx), "connection", "timeout", "cut" (the stream ended early),
-    "malformed" (the server spoke nonsense), "refused" (other 4xx), "budget" (a limit of the configuration) or
-    "given_up" (see `Client`).
-    """
-
-    def __init__(self, kind: str, message: str, retry_after: float | None = None) -> None:
-        self.kind = kind
-        self.retry_after = retry_after
-        super().__init__(f"{kind}: {message}")
+MAX_BYTES = 16 << 20
+"""Of a reply: far more than any answer of text has, with the reasoning that comes before it."""
 
 
 class Endpoint:
@@ -36,14 +23,19 @@ class Endpoint:
         base_url: of the server; None is OpenAI's own.
         key_env: environment variable that holds the key.
         timeout: seconds for a request.
+        max_bytes: most bytes of a reply.
 
     Raises:
         InputError: the `openai` package is not installed, or OpenAI's own endpoint is asked without a key.
     """
 
-    def __init__(self, model: str, base_url: str | None, key_env: str, timeout: float) -> None:
+    def __init__(
+        self, model: str, base_url: str | None, key_env: str, timeout: float, max_bytes: int = MAX_BYTES
+    ) -> None:
         try:
             import openai
+
+            from kame_jax.llm.bounded import BoundedClient, read_body
         except ImportError:
             raise InputError(
                 "OpenAI-compatible endpoints are asked through the openai package: install kame_jax[llm]"
@@ -54,11 +46,19 @@ class Endpoint:
                 f"{model}: the environment variable {key_env} holds no key for OpenAI's endpoint; "
                 "set it, or give the base_url of another"
             )
-        self._model, self._base_url, self._hidden, self._openai = model, base_url, key, openai
+        self._model, self._base_url, self._key, self._openai = model, base_url, key, openai
+        self._max_bytes, self._read_body = max_bytes, read_body
         # Retries are ours, so that they are counted; a server without keys still wants a header.
-        self.api = openai.AsyncOpenAI(
-            api_key=key or "none", base_url=base_url, max_retries=0, timeout=timeout
+        self.api: Any = openai.AsyncOpenAI(
+            api_key=key or "none",
+            base_url=base_url,
+            max_retries=0,
+            timeout=timeout,
+            http_client=BoundedClient(timeout, max_bytes),
         )
+
+    def __str__(self) -> str:
+        return f"{self._model} at {self._base_url or 'OpenAI'}"
 
     def __repr__(self) -> str:
         return f"Endpoint({self._model!r}, base_url={self._base_url!r})"
@@ -67,32 +67,45 @@ class Endpoint:
         """Closes the connections."""
         await self.api.close()
 
-    def failure(self, error: Exception, reading: bool = False) -> LLMError:
-        """An error of the openai package or its transport, as ours; `reading` when a stream had begun."""
-        openai, words = self._openai, self.clean(error)
-        if isinstance(error, openai.APITimeoutError):
-            return LLMError("timeout", words)
+    def body(self, response: Any) -> AsyncIterator[bytes]:
+        """The body of a streamed response, piece by piece.
+
+        Raises:
+            LLMError: it is too long.
+        """
+        return self._read_body(response.http_response, self._max_bytes)
+
+    @contextlib.asynccontextmanager
+    async def failures(self) -> AsyncIterator[None]:
+        """Whatever a request within this block raises, as our error.
+
+        Raises:
+            LLMError: see there.
+        """
+        try:
+            yield
+        except LLMError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: Exception) -> LLMError:
+        openai = self._openai
+        if isinstance(error.__cause__, LLMError):
+            return error.__cause__
         if isinstance(error, openai.APIStatusError):
-            status = error.status_code
-            kind = "rate_limit" if status == 429 else "server" if status >= 500 else "refused"
-            return LLMError(kind, f"status {status}: {words}", _retry_after(error.response.headers))
-        if isinstance(error, ValueError):  # JSON that is none
+            reply = error.response
+            return status_error(reply.status_code, reply.headers, reply.content, self._key)
+        cause = error.__cause__ or error
+        words = one_line(f"{type(cause).__name__}: {cause}", self._key)
+        if isinstance(error, openai.APITimeoutError) or "Timeout" in type(error).__name__:
+            return LLMError("timeout", words)
+        if isinstance(error, openai.APIConnectionError):
+            # A server that was reached and hung up, or could not be reached.
+            return LLMError("cut" if "Protocol" in type(cause).__name__ else "connection", words)
+        if isinstance(error, openai.OpenAIError | ValueError):
             return LLMError("malformed", words)
-        if reading:
-            return LLMError("cut", words)
-        return LLMError("connection", words)
-
-    def clean(self, error: BaseException) -> str:
-        """The words of an error on one line, without anything that looks like a key."""
-        return without_keys(error, self._hidden)
-
-
-def without_keys(error: BaseException, key: str) -> str:
-    """The words of an error on one line, without `key` and without anything that looks like one."""
-    words = " ".join(f"{type(error).__name__}: {error}".split())
-    if key:
-        words = words.replace(key, "***")
-    return re.sub(r"\b(sk|key|Bearer)[-_ ][\w*.-]{6,}", "***", words)[:300]
+        return LLMError("cut", words)
 
 
 @contextlib.asynccontextmanager
@@ -107,11 +120,3 @@ async def deadline(seconds: float, what: str) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise LLMError("timeout", f"{what} within {seconds:.1f} s") from None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait; None where it does not say, or says a date."""
-    try:
-        return float(headers.get("retry-after", ""))
-    except ValueError:
-        return None

@@ -44,7 +44,7 @@ class Usage:
         return (self.input_tokens * config.input_price + self.output_tokens * config.output_price) / 1e6
 
 
-def estimate_tokens(messages: Iterable[Mapping[str, str]], answer: str) -> tuple[int, int]:
-    """Tokens asked and answered, guessed from characters (rounded up)."""
+def estimate_tokens(messages: Iterable[Mapping[str, str]], chars: int) -> tuple[int, int]:
+    """Tokens asked and answered, guessed from characters (rounded up), `chars` of them answered."""
     asked = sum(len(message["content"]) for message in messages)
-    return -(-asked // CHARS_PER_TOKEN), -(-len(answer) // CHARS_PER_TOKEN)
+    return -(-asked // CHARS_PER_TOKEN), -(-chars // CHARS_PER_TOKEN)

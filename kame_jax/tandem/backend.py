@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kame_jax.config import TandemConfig
+from kame_jax.config import LLMConfig, TandemConfig
 from kame_jax.errors import InputError
-from kame_jax.llm import Client, Message, Usage
+from kame_jax.llm import Client, Failures, Message, Usage
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Backend(Protocol):
 
     immediate: bool
     """Answers at once and without waiting for anything: a conversation with it does not depend on the machine."""
+    failures: Failures
+    """What went wrong."""
 
     def ask(self, question: Question) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """The answer's pieces; leaving the block closes what is open. An empty answer says that there is none."""
@@ -66,6 +68,10 @@ class Backend(Protocol):
     def usage(self) -> tuple[Usage, float]:
         """What was asked so far, and what it cost."""
         ...
+
+
+OPENING = "(The conversation begins.)"
+"""Stands for the user where the assistant spoke first."""
 
 
 class LanguageModel:
@@ -84,13 +90,15 @@ class LanguageModel:
         if config.llm is None:
             raise InputError("this back end needs a language model: set llm.model and llm.base_url")
         self._config = config
-        self._small = Client(config.llm, config.seed)
-        self._large = self._small if config.final_llm is None else Client(config.final_llm, config.seed + 1)
+        self.failures = Failures()
+        self._small = self._large = Client(config.llm, config.seed, failures=self.failures)
+        if config.final_llm is not None:
+            self._large = Client(config.final_llm, config.seed + 1, failures=self.failures)
 
     def ask(self, question: Question) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """See `Backend`."""
         client = self._large if question.final else self._small
-        return client.stream(messages(question, self._config))
+        return client.stream(messages(question, self._config, client.config))
 
     async def close(self) -> None:
         """See `Backend`."""
@@ -103,20 +111,36 @@ class LanguageModel:
         return sum((c.usage for c in clients), Usage()), sum(c.cost for c in clients)
 
 
-def messages(question: Question, config: TandemConfig) -> list[Message]:
+def messages(question: Question, config: TandemConfig, llm: LLMConfig) -> list[Message]:
     """The chat that a language model gets: who said what in the order of time, cut from the front.
 
-    What the assistant said so far in answer to a turn that is under way is said to it at the end, so that the answer
-    continues it instead of beginning anew.
+    User and assistant take turns and the user has the first and the last one, since many servers refuse other chats.
+    What the assistant has begun to say in answer to the turn that is under way is therefore told in the system
+    message, unless the server continues a last message (`prefill`).
     """
-    turns = [{"role": turn.role, "content": turn.text} for turn in question.turns if turn.text]
-    while len(turns) > 1 and sum(len(turn["content"]) for turn in turns) > config.context_chars:
+    turns = [(turn.role, turn.text) for turn in question.turns if turn.text]
+    while len(turns) > 1 and sum(len(text) for _, text in turns) > config.context_chars:
         turns.pop(0)
-    turns = [turn | {"content": turn["content"][-config.context_chars :]} for turn in turns]
+    chat: list[dict[str, str]] = []
+    for role, text in turns:
+        text = text[-config.context_chars :]
+        if chat and chat[-1]["role"] == role:
+            chat[-1]["content"] += f" {text}"
+        else:
+            chat.append({"role": role, "content": text})
     state = "The user has finished." if question.final else "The user is still speaking."
-    if turns and turns[-1]["role"] == "assistant":
-        state += " You have begun to say your last line aloud: go on from there without repeating it."
-    return [{"role": "system", "content": f"{config.system} {state}"}, *turns]
+    if chat and chat[-1]["role"] == "assistant":
+        if llm.prefill:
+            state += " You have begun to say your last line aloud: go on from there without repeating it."
+        else:
+            begun = chat.pop()["content"]
+            state += f' You have begun to say aloud: "{begun}" Go on from there without repeating it.'
+    if not chat or chat[0]["role"] == "assistant":
+        chat.insert(0, {"role": "user", "content": OPENING})
+    system = f"{config.system} {state}"
+    if llm.system_role:
+        return [{"role": "system", "content": system}, *chat]
+    return [{"role": "user", "content": f"{system}\n\n{chat[0]['content']}"}, *chat[1:]]
 
 
 _STOP_WORDS = frozenset(
@@ -152,6 +176,7 @@ class Embedded:
         if not entries:
             raise InputError("an embedded back end needs at least one question and its answer")
         self._entries, self._config = list(entries), config
+        self.failures = Failures()
         counts = [Counter(_all_words(question)) for question, _ in entries]
         lengths = [sum(words.values()) for words in counts]
         mean = sum(lengths) / len(lengths) or 1.0

@@ -19,13 +19,17 @@ from sentencepiece import SentencePieceProcessor
 
 from kame_jax.config import TandemConfig
 from kame_jax.decode.session import Frame, Session
-from kame_jax.llm import LLMError
+from kame_jax.llm import LLMError, one_line
+from kame_jax.oracle import OracleOp
 from kame_jax.tandem.backend import Backend, Question, Turn
-from kame_jax.tandem.report import Measures
+from kame_jax.tandem.report import ConversationReport
 from kame_jax.tandem.speech import SpokenTokens
 from kame_jax.tandem.transcript import Heard, Transcript
+from kame_jax.tandem.words import count_words, spoken_part
 
 FRAME_SECONDS = 0.08
+CHARS_AT_ONCE = 200
+"""Of an answer, between two looks at what else there is to do."""
 
 
 @dataclass
@@ -62,6 +66,7 @@ class Conversation:
         backend: who answers; None leaves the oracle idle. Neither is closed here.
         config: when to ask, and limits.
         log: called with each event as JSON types; the lines replay (`kame-jax stream --oracle LOG`).
+        say: called with a line for each kind of failure of the back end or the transcript when it first happens.
     """
 
     def __init__(
@@ -71,18 +76,24 @@ class Conversation:
         backend: Backend | None,
         config: TandemConfig = TandemConfig(),
         log: Callable[[dict[str, Any]], None] | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.session, self.config = session, config
         self.transcript, self.backend = transcript, backend
         self.events: Counter[str] = Counter()
         """What happened, counted: asked, adopted, complete, cancelled, failed_<kind>, limited, ..."""
-        self.measures = Measures(session.engine.config.text_padding_id, session.engine.config.text_card)
+        self.measures = ConversationReport(
+            session.engine.config.text_padding_id, session.engine.config.text_card
+        )
         assert session.engine.tokenizer is not None
         self._tokenizer: SentencePieceProcessor = session.engine.tokenizer
         self._log_line = log or (lambda event: None)
+        self._say_line = say
+        self._sources = [source for source in (transcript, backend) if source is not None]
+        self._began = 0.0
         self._logged = 0
         self._turns: list[Turn] = []
-        self._heard = Heard("", False, 0.0)
+        self._heard, self._any_heard = Heard("", False, 0.0), False
         self._asked_words, self._asked_at, self._asked_text = 0, -np.inf, ""
         self._recent: deque[float] = deque()
         self._answers: list[_Answer] = []
@@ -95,19 +106,24 @@ class Conversation:
         """Seconds of sound heard."""
         return self.session.frames * FRAME_SECONDS
 
-    async def step(self, samples: np.ndarray) -> Frame:
+    async def step(self, samples: np.ndarray, came: float | None = None) -> Frame:
         """One frame: `samples` float32 `[frame_size]` in, the model's frame out.
 
         The device works on a thread, so that answers come in meanwhile. A server that runs several conversations calls
         `before` on each, one `Engine.step` for all of them, and `after` on each.
+
+        Args:
+            samples: of the user.
+            came: when the sound was there, by `time.monotonic`; None: when the frame before was out.
         """
-        await self.before(samples)
+        await self.before(samples, came)
         frame = await asyncio.to_thread(self.session.push, samples)
         self.after(frame)
         return frame
 
-    async def before(self, samples: np.ndarray) -> None:
-        """What precedes a frame: the transcript, questions, and the oracle's changes."""
+    async def before(self, samples: np.ndarray, came: float | None = None) -> None:
+        """What precedes a frame: the transcript, questions, and the oracle's changes; arguments as for `step`."""
+        self._began = came if came is not None else -np.inf if self.session.frames else time.monotonic()
         now = self.time + FRAME_SECONDS
         if self.transcript is not None:
             for heard in self.transcript.push(samples, now):
@@ -126,15 +142,34 @@ class Conversation:
         self.measures.read(frame.oracle, frame.index)
         self.measures.sounded(frame.samples, frame.index * FRAME_SECONDS)
         self._say(frame)
+        self._tell_failures()
+        self.measures.frame(self._began, time.monotonic())
 
-    async def run(self, frames: Sequence[np.ndarray], paced: bool = False) -> list[Frame]:
-        """A whole recording, frame by frame; `paced` waits for each frame's time, as a microphone would."""
-        started, out = time.monotonic(), []
+    async def run(
+        self,
+        frames: Sequence[np.ndarray],
+        paced: bool = False,
+        ops: Sequence[OracleOp] = (),
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Frame]:
+        """A whole recording, frame by frame.
+
+        Args:
+            frames: the user's sound.
+            paced: wait for each frame's time, as a microphone would.
+            ops: changes of the oracle beside those of the back end, in the order of their steps.
+            progress: told the frames done and their total.
+        """
+        started, out, came, left = time.monotonic(), [], None, deque(ops)
         try:
             for index, samples in enumerate(frames):
                 if paced:
-                    await asyncio.sleep(max(0.0, started + index * FRAME_SECONDS - time.monotonic()))
-                out.append(await self.step(samples))
+                    came = started + index * FRAME_SECONDS
+                    await asyncio.sleep(max(0.0, came - time.monotonic()))
+                while left and left[0].step <= index:
+                    self.session.change(left.popleft())
+                out.append(await self.step(samples, came))
+                progress(index + 1, len(frames))
         finally:
             await self.close()
         return out
@@ -145,11 +180,22 @@ class Conversation:
         for answer in list(self._answers):
             self._cancel(answer)
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._tell_failures()
+
+    def _tell_failures(self) -> None:
+        for source in self._sources:
+            for line in source.failures.news():
+                self._say_line(line)
 
     async def _hear(self, heard: Heard, now: float) -> None:
+        said = spoken_part(heard.text) or (self._heard.text if heard.final else "")
+        if not said:
+            return
+        # A source may say anything of the time; no word ends after the sound that was heard.
+        heard = Heard(said, heard.final, heard.time if 0.0 <= heard.time <= now else now)
         self._log({"event": "heard", "text": heard.text, "final": heard.final, "time": heard.time})
         self.measures.heard(heard)
-        self._heard = heard
+        self._heard, self._any_heard = heard, True
         await self._maybe_ask(now)
         if heard.final:
             self._insert(Turn("user", heard.text, heard.time))
@@ -157,7 +203,7 @@ class Conversation:
 
     async def _maybe_ask(self, now: float) -> None:
         trigger, heard = self.config.trigger, self._heard
-        words = len(heard.text.split())
+        words = count_words(heard.text)
         if self.backend is None or not words:
             return
         final = heard.final and trigger.end_of_turn
@@ -220,7 +266,7 @@ class Conversation:
                     if not answer.pieces and not backend.immediate:
                         self.measures.delays.append(time.monotonic() - started)
                     answer.pieces += 1
-                    answer.take(answer.tokens.push(piece))
+                    await self._take(answer, piece)
                     if answer.tokens.full:
                         self.events["cut_long"] += 1
                         break
@@ -229,15 +275,27 @@ class Conversation:
             self.events["complete" if answer.tokens.ids else "empty"] += 1
             answer.fell = not answer.tokens.ids and answer.question.final
         except LLMError as error:
-            self._failed(answer, error.kind)
+            self._failed(answer, error.kind, error.words)
         except Exception as error:
-            self._failed(answer, type(error).__name__)
+            kind, words = type(error).__name__, one_line(error)
+            backend.failures.add("back end", kind, words)
+            self._failed(answer, kind, words)
 
-    def _failed(self, answer: _Answer, kind: str) -> None:
+    async def _take(self, answer: _Answer, piece: str) -> None:
+        """Adds a piece to an answer; a long one bit by bit, so that frames come in between."""
+        for at in range(0, len(piece), CHARS_AT_ONCE):
+            if at:
+                await asyncio.sleep(0)
+            answer.take(answer.tokens.push(piece[at : at + CHARS_AT_ONCE]))
+            if answer.tokens.full:
+                return
+
+    def _failed(self, answer: _Answer, kind: str, words: str) -> None:
         self.events[f"failed_{kind}"] += 1
-        self._log({"event": "failed", "answer": answer.number, "kind": kind})
-        answer.fell = answer.done = True
-        answer.ids = []
+        self._log({"event": "failed", "answer": answer.number, "kind": kind, "words": words})
+        # To say nothing while the user still speaks is no mistake.
+        answer.fell = kind != "empty" or answer.question.final
+        answer.done, answer.ids = True, []
 
     def _cancel(self, answer: _Answer) -> None:
         if answer in self._answers:
@@ -311,12 +369,25 @@ class Conversation:
     def _log(self, event: dict[str, Any]) -> None:
         self._log_line({"frame": self.session.frames} | event)
 
+    @property
+    def unanswered(self) -> str | None:
+        """Why a back end or a source of transcripts gave nothing all the time, where that is so."""
+        source, backend = self.transcript, self.backend
+        if source is not None and not self._any_heard and source.failures.counts:
+            return f"no word of the user was ever understood: {source.failures.summary()[0]}"
+        came = sum(self.events[name] for name in ("complete", "cut_long", "empty", "adopted"))
+        if backend is not None and not came and backend.failures.counts:
+            return f"the back end never gave an answer: {backend.failures.summary()[0]}"
+        return None
+
     def report(self) -> dict[str, Any]:
         """Every figure of the conversation."""
         usage, cost = self.backend.usage() if self.backend is not None else (None, 0.0)
         heard = self.transcript.report() if self.transcript is not None else {}
+        problems = [line for source in self._sources for line in source.failures.summary()]
         return (
-            self.measures.report(self.session, usage, cost)
+            self.measures.figures(self.session, usage, cost)
             | {f"stt_{name}": value for name, value in heard.items()}
-            | {"events": dict(sorted(self.events.items()))}
+            | {"events": dict(sorted(self.events.items())), "problems": problems}
+            | {"unanswered": self.unanswered}
         )

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from kame_jax.config import STTConfig
-from kame_jax.llm import LLMError, kyutai
+from kame_jax.llm import LLMError, kyutai, one_line
 from kame_jax.tandem.networked import RATE, Socketed
 from kame_jax.tandem.transcript import Heard
 
 PAUSE_HEAD = 2
 """Of the model's extra heads, the one whose first class is "nothing more is said for two seconds"."""
 FRAME_SAMPLES = 1920
+MOST_WORDS, MOST_WORD_CHARS = 2000, 100
+"""Of a turn, and of a word."""
 DELAY = 0.5
 """Seconds by which words come late where nothing else is said: the 1B model's."""
 
@@ -43,6 +45,7 @@ class KyutaiServer(Socketed):
         self._delay = DELAY if config.audio_delay is None else config.audio_delay
         self._words: list[str] = []
         self._ended, self._flushes, self._returned = 0.0, 0, 0
+        self._heard_until = 0.0
         self._predicts = False
         super().__init__(
             config, sample_rate, f"{url}/api/asr-streaming", kyutai.headers(config.key_env), websockets
@@ -53,6 +56,7 @@ class KyutaiServer(Socketed):
         self._predicts = False
 
     async def _send(self, socket: Any, samples: np.ndarray, time: float) -> None:
+        self._heard_until = time
         if len(samples):
             await self._pack(socket, {"type": "Audio", "pcm": samples.tolist()})
         if self._words and not self._predicts and time - self._ended >= self._pause + self._delay:
@@ -64,7 +68,7 @@ class KyutaiServer(Socketed):
         value = self._msgpack.unpackb(message)
         kind = value["type"]
         if kind == "Word":
-            self._words.append(str(value["text"]).strip())
+            self._words = [*self._words[1 - MOST_WORDS :], str(value["text"]).strip()[:MOST_WORD_CHARS]]
             self._ended = max(self._ended, self._time(value["start_time"]))
             self._tell(Heard(" ".join(self._words), False, self._ended))
         elif kind == "EndWord":
@@ -81,7 +85,7 @@ class KyutaiServer(Socketed):
                 self._origin -= self._silence / RATE
             self._close_turn()
         elif kind == "Error":
-            raise LLMError("server", str(value.get("message"))[:200])
+            raise LLMError("server", one_line(value.get("message")))
 
     def _pauses(self, predicted: list[float]) -> bool:
         return predicted[PAUSE_HEAD] > self.config.pause_threshold
@@ -100,8 +104,9 @@ class KyutaiServer(Socketed):
         await socket.send(self._msgpack.packb(message, use_single_float=True))
 
     def _time(self, seconds: float) -> float:
-        """The conversation's time of a time on the server's clock."""
-        return float(seconds) + (self._origin or 0.0)
+        """The conversation's time of a time on the server's clock; no word ends later than the sound that was sent."""
+        time = float(seconds) + (self._origin or 0.0)
+        return min(max(time, 0.0), self._heard_until) if math.isfinite(time) else self._ended
 
     def _close_turn(self) -> None:
         if self._words:

@@ -17,7 +17,8 @@ import numpy as np
 import soxr
 
 from kame_jax.config import STTConfig
-from kame_jax.llm import LLMError, without_keys
+from kame_jax.llm import Budget, Failures, LLMError, Retry, one_line
+from kame_jax.llm.errors import status_error
 from kame_jax.tandem.transcript import Heard
 
 RATE = 24_000
@@ -31,12 +32,22 @@ class Networked:
     Args:
         config: limits, and where the server is.
         sample_rate: of the frames, samples a second.
+        who: the service and its address, as a reader knows it.
         frame_rate: frames a second.
     """
 
-    def __init__(self, config: STTConfig, sample_rate: int, frame_rate: float = 12.5) -> None:
+    def __init__(
+        self,
+        config: STTConfig,
+        sample_rate: int,
+        who: str,
+        frame_rate: float = 12.5,
+    ) -> None:
         self.config, self.sample_rate = config, sample_rate
         self.counts: Counter[str] = Counter()
+        self._who, self.failures = who, Failures()
+        self._retry = Retry(config.backoff, config.max_backoff)
+        self._budget = Budget(config.max_cost, config.max_minutes, "minutes of sound")
         self._sent_seconds = 0.0
         self._failures = 0
         self._told: deque[Heard] = deque()
@@ -81,10 +92,13 @@ class Networked:
 
     def report(self) -> dict[str, float]:
         """See `Transcript`."""
-        cost = self._sent_seconds / 60 * self.config.minute_price
-        return {"seconds_sent": round(self._sent_seconds, 2), "cost": cost} | dict(
+        return {"seconds_sent": round(self._sent_seconds, 2), "cost": self._cost} | dict(
             sorted(self.counts.items())
         )
+
+    @property
+    def _cost(self) -> float:
+        return self._sent_seconds / 60 * self.config.minute_price
 
     def _soon(self, work: Callable[[], object]) -> None:
         """Has the thread do something, unless it has ended meanwhile."""
@@ -104,20 +118,20 @@ class Networked:
     async def _forever(self) -> None:
         try:
             while True:
-                kind, retry_after = "cut", 0.0
+                kind, words, retry_after = "cut", "the server closed the connection", None
                 try:
                     self._check_budget()
                     await self._session()
                 except LLMError as error:
-                    kind, retry_after = error.kind, error.retry_after or 0.0
+                    kind, words, retry_after = error.kind, error.words, error.retry_after
                 except Exception as error:
-                    kind = type(error).__name__
+                    kind, words = type(error).__name__, one_line(error)
                 self.counts[f"failed_{kind}"] += 1
+                self.failures.add(self._who, kind, words)
                 if kind == "budget":
                     return
-                wait = max(self.config.backoff * 2**self._failures, retry_after)
-                self._failures = min(self._failures + 1, 30)
-                await asyncio.sleep(min(wait, self.config.max_backoff))
+                self._failures += 1
+                await asyncio.sleep(self._retry.wait(self._failures, retry_after))
         finally:
             await self._end()
 
@@ -157,11 +171,7 @@ class Networked:
         self._check_budget()
 
     def _check_budget(self) -> None:
-        config, minutes = self.config, self._sent_seconds / 60
-        if config.max_minutes is not None and minutes >= config.max_minutes:
-            raise LLMError("budget", f"{minutes:.2f} minutes of sound sent of {config.max_minutes:g}")
-        if config.max_cost is not None and minutes * config.minute_price >= config.max_cost:
-            raise LLMError("budget", f"{minutes * config.minute_price:g} spent of {config.max_cost:g}")
+        self._budget.check(self._cost, self._sent_seconds / 60)
 
 
 class Socketed(Networked):
@@ -176,12 +186,17 @@ class Socketed(Networked):
     """
 
     def __init__(
-        self, config: STTConfig, sample_rate: int, url: str, headers: dict[str, str], websockets: Any
+        self,
+        config: STTConfig,
+        sample_rate: int,
+        url: str,
+        headers: dict[str, str],
+        websockets: Any,
     ) -> None:
         self._url, self._headers, self._websockets = url, headers, websockets
         self._origin: float | None = None
         self._resampler: Any = None
-        super().__init__(config, sample_rate)
+        super().__init__(config, sample_rate, f"speech-to-text at {url.partition('?')[0]}")
 
     async def _greet(self, socket: Any) -> None:
         """What is said first."""
@@ -200,9 +215,15 @@ class Socketed(Networked):
     async def _session(self) -> None:
         from websockets.asyncio.client import connect
 
+        class Direct(connect):  # type: ignore[misc]  # the package is optional
+            """Follows no redirect: sound goes to the server that was named."""
+
+            def process_redirect(self, exc: Exception) -> Exception | str:
+                return exc
+
         timeout = self.config.timeout
         try:
-            async with connect(
+            async with Direct(
                 self._url,
                 additional_headers=self._headers,
                 open_timeout=timeout,
@@ -250,21 +271,18 @@ class Socketed(Networked):
             try:
                 await self._receive(socket, message)
                 self._failures = 0
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise LLMError("malformed", without_keys(error, "")) from None
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                raise LLMError("malformed", one_line(f"{type(error).__name__}: {error}")) from None
 
     def _failure(self, error: Exception) -> LLMError:
         problems = self._websockets.exceptions
-        words = without_keys(error, "")
-        for value in self._headers.values():
-            words = words.replace(value.removeprefix("Bearer "), "***")
+        keys = [value.removeprefix("Bearer ") for value in self._headers.values()]
+        words = one_line(f"{type(error).__name__}: {error}", *keys)
         if isinstance(error, TimeoutError):
             return LLMError("timeout", words)
         if isinstance(error, problems.InvalidStatus):
-            status = error.response.status_code
-            return LLMError(
-                "rate_limit" if status == 429 else "server" if status >= 500 else "refused", words
-            )
+            reply = error.response
+            return status_error(reply.status_code, reply.headers, reply.body or b"", *keys)
         if isinstance(error, problems.ConnectionClosed):
             return LLMError("cut", words)
         return LLMError("connection", words)

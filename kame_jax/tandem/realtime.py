@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 from typing import Any
 
@@ -15,11 +16,14 @@ import numpy as np
 from kame_jax.config import STTConfig
 from kame_jax.config.stt import OPENAI
 from kame_jax.errors import InputError
-from kame_jax.llm import LLMError
+from kame_jax.llm import LLMError, one_line
 from kame_jax.tandem.networked import RATE, Socketed
 from kame_jax.tandem.transcript import Heard
+from kame_jax.tandem.words import MOST_CHARS, join_words, split_words
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription."
+MOST_OPEN = 16
+"""Turns whose transcripts are under way; of more, the oldest ends with what is known of it."""
 
 
 class Realtime(Socketed):
@@ -78,21 +82,24 @@ class Realtime(Socketed):
         event = json.loads(message)
         kind, item = event["type"], str(event.get("item_id", ""))
         if kind == "input_audio_buffer.speech_stopped":
-            self._ends[item] = event["audio_end_ms"] / 1000 + (self._origin or 0.0)
+            end = event["audio_end_ms"] / 1000 + (self._origin or 0.0)
+            if math.isfinite(end):
+                self._ends[item] = end
         elif kind == f"{TRANSCRIPTION}delta":
             before = self._texts.get(item, "")
-            self._texts[item] = before + event["delta"]
-            # A piece may end within a word: whole words count.
-            words, known = (text.rpartition(" ")[0].split() for text in (self._texts[item], before))
-            if words != known:
-                self._tell(Heard(" ".join(words), False, self._end_of(item)))
+            self._texts[item] = text = (before + event["delta"])[-MOST_CHARS:]
+            if (words := _whole(text)) != _whole(before):
+                self._tell(Heard(words, False, self._end_of(item)))
+            if len(self._texts) > MOST_OPEN:
+                oldest = next(iter(self._texts))
+                self._finish(oldest, self._texts[oldest])
         elif kind == f"{TRANSCRIPTION}completed":
-            self._finish(item, event["transcript"])
+            self._finish(item, event["transcript"][-MOST_CHARS:])
         elif kind == f"{TRANSCRIPTION}failed":
             self.counts["failed_turn"] += 1
             self._finish(item, self._texts.get(item, ""))
         elif kind == "error":
-            raise LLMError("server", str(event.get("error", {}).get("message"))[:200])
+            raise LLMError("server", one_line(event.get("error", {}).get("message")))
 
     def _finish(self, item: str, text: str) -> None:
         text, time = " ".join(text.split()), self._end_of(item)
@@ -108,3 +115,8 @@ class Realtime(Socketed):
         for item, text in list(self._texts.items()):
             self._finish(item, text)
         self._ends.clear()
+
+
+def _whole(text: str) -> str:
+    """The words of a text that grows, without the last: a piece may end within it."""
+    return join_words(split_words(text)[:-1] if text and not text[-1].isspace() else split_words(text))

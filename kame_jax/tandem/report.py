@@ -21,8 +21,8 @@ AUDIBLE = 1e-2
 """Root mean square of a frame that is heard: 40 dB below full scale."""
 
 
-class Measures:
-    """Collects while a conversation runs, and of a replayed one what its oracle changes tell; `report` sums up.
+class ConversationReport:
+    """Collects while a conversation runs, and of a replayed one what its oracle changes tell; `figures` sums up.
 
     Args:
         pad_id: of the idle oracle.
@@ -44,6 +44,16 @@ class Measures:
         self._words, self._sounds = _Onsets(), _Onsets()
         self.delays: list[float] = []
         """Seconds until each answer began."""
+        self._frame_ended = -np.inf
+        self._frame_ms: list[float] = []
+
+    def frame(self, began: float, ended: float) -> None:
+        """A frame whose sound was there at `began` and that was out at `ended`, in seconds of a monotonic clock.
+
+        What counts is how long it took since then, or since the frame before was out where that was later.
+        """
+        self._frame_ms.append((ended - max(began, self._frame_ended)) * 1e3)
+        self._frame_ended = ended
 
     def adopted(self, word_time: float) -> None:
         """The next `replace` begins an answer that knows the user's words up to `word_time` seconds."""
@@ -120,20 +130,23 @@ class Measures:
     def _fraction(self, count: int) -> float | None:
         return count / self._given if self._given else None
 
-    def report(self, session: Session, usage: Usage | None, cost: float) -> dict[str, Any]:
+    def figures(self, session: Session, usage: Usage | None, cost: float) -> dict[str, Any]:
         """All figures; times in milliseconds or seconds as their names say, None where there was nothing to measure.
 
         What is given to the oracle is read, erased unread by a newer answer or a clear, or wasted: never reached
-        before the end, late or too far ahead.
+        before the end, late or too far ahead. A frame is all that happens from its sound to the model's, a step the
+        engine's part of it.
         """
         self._close_answer()
-        frames = np.array(session.engine.frame_seconds or [0.0]) * 1e3
+        steps = np.array(session.engine.frame_seconds or [0.0]) * 1e3
+        frames = np.array(self._frame_ms or [0.0])
         words, sounds = self._latencies(self._words.times), self._latencies(self._sounds.times)
         result = {
-            "frame_ms_p50": float(np.percentile(frames, 50)),
-            "frame_ms_p95": float(np.percentile(frames, 95)),
-            "frame_ms_p99": float(np.percentile(frames, 99)),
+            **{f"frame_ms_p{q}": float(np.percentile(frames, q)) for q in (50, 95, 99)},
+            "frame_ms_max": float(frames.max()),
             "frames_over_80_ms": int(np.sum(frames > BUDGET_MS)),
+            **{f"step_ms_p{q}": float(np.percentile(steps, q)) for q in (50, 95, 99)},
+            "steps_over_80_ms": int(np.sum(steps > BUDGET_MS)),
             "oracle_age_seconds_p50": _percentile(np.array(self._ages) * FRAME_SECONDS, 50),
             "oracle_age_seconds_p95": _percentile(np.array(self._ages) * FRAME_SECONDS, 95),
             "word_to_oracle_seconds_p50": _percentile(np.array(self._known), 50),

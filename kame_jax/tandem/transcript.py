@@ -17,6 +17,7 @@ import numpy as np
 import soxr
 
 from kame_jax.errors import InputError
+from kame_jax.llm import Failures, one_line
 
 
 class Heard(NamedTuple):
@@ -32,6 +33,9 @@ class Heard(NamedTuple):
 
 class Transcript(Protocol):
     """A source of transcripts. `close` it when the conversation ends."""
+
+    failures: Failures
+    """What went wrong."""
 
     def push(self, samples: np.ndarray, time: float) -> list[Heard]:
         """Takes a frame of sound that ends at `time` seconds; gives what is new, at best the newest alone."""
@@ -57,6 +61,7 @@ class TimedTranscript:
     def __init__(self, words: Sequence[tuple[str, float, float]], pause: float = 0.8) -> None:
         self.words = sorted(words, key=lambda word: word[2])
         """(word, start, end) in the order in which they end."""
+        self.failures = Failures()
         self._pause = pause
         self._next = 0
         self._turn: list[tuple[str, float, float]] = []
@@ -127,6 +132,7 @@ class Threaded:
 
     def __init__(self, most_waiting: int = 125) -> None:
         self.counts: Counter[str] = Counter()
+        self.failures = Failures()
         self._most_waiting = most_waiting
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="speech-to-text")
         self._waiting: deque[Future[list[Heard]]] = deque()
@@ -149,6 +155,7 @@ class Threaded:
             return done.result()
         except Exception as error:
             self.counts[f"failed_{type(error).__name__}"] += 1
+            self.failures.add("speech-to-text", type(error).__name__, one_line(error))
             return []
 
     def close(self) -> None:

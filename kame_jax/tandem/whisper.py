@@ -7,6 +7,7 @@ flap (local agreement: Machacek, Dabre and Bojar, arXiv 2307.14743). Silence is 
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections import deque
 
@@ -15,10 +16,12 @@ import soundfile
 import soxr
 
 from kame_jax.config import STTConfig
-from kame_jax.llm import Endpoint, LLMError
+from kame_jax.llm import Endpoint, LLMError, one_line
 from kame_jax.llm.endpoint import deadline
+from kame_jax.llm.errors import reported
 from kame_jax.tandem.networked import Networked
 from kame_jax.tandem.transcript import Heard
+from kame_jax.tandem.words import join_words, split_words, spoken_part
 
 WHISPER_RATE = 16_000
 BEFORE = 4
@@ -26,6 +29,8 @@ BEFORE = 4
 LEAST_LOUD = 2
 """Loud frames that make a turn: fewer are a click."""
 PROMPT_CHARS = 200
+MAX_BYTES = 1 << 20
+"""Of a reply."""
 
 
 class Activity:
@@ -58,7 +63,7 @@ class Agreement:
 
     def push(self, text: str) -> list[str]:
         """Takes the next transcript; gives the words so far."""
-        new, agreed = text.split(), 0
+        new, agreed = split_words(text), 0
         for a, b in zip(self.last, new):
             if _plain(a) != _plain(b):
                 break
@@ -87,14 +92,14 @@ class Whisper(Networked):
 
     def __init__(self, config: STTConfig, sample_rate: int, pause: float = 0.8) -> None:
         self._model = config.model or "whisper-1"
-        self._endpoint = Endpoint(self._model, config.base_url, config.key_env, config.timeout)
+        self._endpoint = Endpoint(self._model, config.base_url, config.key_env, config.timeout, MAX_BYTES)
         self._pause = pause
         self._activity = Activity()
         self._resampler = soxr.ResampleStream(sample_rate, WHISPER_RATE, 1, dtype="float32")
         self._before: deque[np.ndarray] = deque(maxlen=BEFORE)
         self._asked_at = -np.inf
         self._begin()
-        super().__init__(config, sample_rate)
+        super().__init__(config, sample_rate, f"speech-to-text {self._endpoint}")
 
     def _begin(self) -> None:
         """A new turn."""
@@ -167,7 +172,7 @@ class Whisper(Networked):
         self._sound, self._agreement = self._sound[place:], Agreement()
 
     def _text(self, words: list[str]) -> str:
-        return " ".join([*self._fixed.split(), *words])
+        return join_words([*split_words(self._fixed), *words])
 
     def _tell_turn(self, text: str, final: bool, time: float) -> None:
         self._said = Heard(text, final, max(time, self._said.time))
@@ -181,27 +186,33 @@ class Whisper(Networked):
         file = io.BytesIO()
         soundfile.write(file, samples, WHISPER_RATE, format="WAV", subtype="PCM_16")
         options = {"language": self.config.language, "prompt": self._fixed[-PROMPT_CHARS:]}
-        try:
-            async with deadline(self.config.timeout, "no transcript"):
-                reply = await self._endpoint.api.audio.transcriptions.create(
-                    file=("turn.wav", file.getvalue(), "audio/wav"),
-                    model=self._model,
-                    response_format="json",
-                    **{name: value for name, value in options.items() if value},
-                )
-        except LLMError:
-            raise
-        except Exception as error:
-            raise self._endpoint.failure(error) from None
-        text = getattr(reply, "text", None)
-        if not isinstance(text, str):
-            raise LLMError("malformed", f"a transcript without text: {type(text).__name__}")
+        async with deadline(self.config.timeout, "no transcript"), self._endpoint.failures():
+            reply = await self._endpoint.api.audio.transcriptions.with_raw_response.create(
+                file=("turn.wav", file.getvalue(), "audio/wav"),
+                model=self._model,
+                response_format="json",
+                **{name: value for name, value in options.items() if value},
+            )
+            text = _transcript(reply.http_response.content)
         self._failures = 0
-        # "[BLANK_AUDIO]", "(music)": remarks, not words.
-        return re.sub(r"[\[(][^\])]*[\])]", " ", text).strip()
+        return spoken_part(text)
 
     def _seconds(self, sound: list[np.ndarray]) -> float:
         return sum(map(len, sound)) / WHISPER_RATE
 
     async def _end(self) -> None:
         await self._endpoint.close()
+
+
+def _transcript(body: bytes) -> str:
+    """The text in a reply."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise LLMError("malformed", f"expected JSON with a text, got {one_line(body[:80])}") from None
+    if error := reported(value):
+        raise LLMError(error[0], one_line(error[1]))
+    text = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise LLMError("malformed", f"a transcript without text: {one_line(json.dumps(value))[:80]}")
+    return text

@@ -1,11 +1,7 @@
 """Started by test_mesh.py: on two devices, the greedy frames of the golden conversation, and where the weights lie."""
 
 import json
-import os
 import sys
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 
 import jax
 import numpy as np

@@ -1,23 +1,21 @@
 """Tensor-parallel decoding: the weights and KV rings of one conversation lie on several devices."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.golden.read import outputs
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, environment
 
 
 @pytest.mark.slow
 def test_two_devices_share_a_model_and_say_what_the_reference_says(tmp_path):
     out = tmp_path / "out.npz"
     command = [sys.executable, "-m", "tests.decode.mesh_worker", str(out)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300)
+    env = environment(devices=2, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     found = np.load(out)
     np.testing.assert_array_equal(

@@ -28,7 +28,7 @@ from reference import (
     build,
     loss,
     make_batch,
-    smallest_margin,
+    smallest_margins,
 )
 from safetensors.torch import save_file
 
@@ -153,9 +153,9 @@ LONG_SEED = 100
 
 
 def save_stream(case: str, name: str, model: OracleLM, *args, **kwargs) -> None:
-    found, margin = smallest_margin(lambda: stream(model, *args, **kwargs))
-    print(f"{case}/{name}: smallest margin of a greedy choice {margin:.2e}")
-    save(case, name, found | {"margin": torch.tensor([margin])})
+    found, margins = smallest_margins(lambda: stream(model, *args, **kwargs))
+    print(f"{case}/{name}: smallest margin of a greedy choice {margins.min():.2e}")
+    save(case, name, found | {"margin": margins.amin(dim=0, keepdim=True)})
 
 
 def oracle_log(steps: int, seed: int) -> list[dict]:
@@ -281,17 +281,21 @@ def make_kame() -> None:
     save("kame", "loss", found)
 
 
-def make_long(model: OracleLM) -> float:
-    """Eight conversations of 1,000 frames, each with an oracle log of its own; ids only, as small integers."""
-    logs = [oracle_log(1000, LONG_SEED + row) for row in range(8)]
-    lines = [json.dumps({"row": row} | event) for row, log in enumerate(logs) for event in log]
-    (OUT / "kame" / "oracle_long.jsonl").write_text("\n".join(lines) + "\n")
+def make_long(model: OracleLM) -> None:
+    """Eight conversations of 1,000 frames, each with an oracle log of its own; ids only, as small integers.
+
+    Among nine thousand choices one is often a tie within rounding: the 8 of 128 that come least near one are kept.
+    """
+    logs = [oracle_log(1000, LONG_SEED + row) for row in range(128)]
     oracle = torch.stack([read_log(log, model, 1000) for log in logs], dim=1)
-    found, margin = smallest_margin(lambda: stream(model, 1000, 8, LONG_SEED, oracle=oracle))
-    print(f"kame/stream_long: smallest margin of a greedy choice {margin:.2e}")
-    small = {name: found[name].to(torch.int8) for name in ("user", "tokens", "oracle")}
-    save("kame", "stream_long", small | {"margin": torch.tensor([margin])})
-    return margin
+    found, margins = smallest_margins(lambda: stream(model, 1000, len(logs), LONG_SEED, oracle=oracle))
+    kept = margins.topk(8).indices
+    margin = margins[kept].amin(dim=0, keepdim=True)
+    print(f"kame/stream_long: smallest margin of a greedy choice {margin.item():.2e}")
+    lines = [json.dumps({"row": row} | event) for row, index in enumerate(kept) for event in logs[index]]
+    (OUT / "kame" / "oracle_long.jsonl").write_text("\n".join(lines) + "\n")
+    small = {name: found[name][:, kept].to(torch.int8) for name in ("user", "tokens", "oracle")}
+    save("kame", "stream_long", small | {"margin": margin})
 
 
 def make_user_stream() -> None:

@@ -225,19 +225,19 @@ def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
     return flat.view(target.shape), (logits.argmax(-1) == target).float()
 
 
-def smallest_margin(run) -> tuple[object, float]:
-    """Calls `run()` and returns its result with the smallest gap between the two best logits of any greedy choice."""
-    margins = [float("inf")]
+def smallest_margins(run) -> tuple[object, torch.Tensor]:
+    """The result of `run()`, and for each row the smallest gap between the two best logits of any greedy choice."""
+    margins = []
     original = lm.sample_token
 
     def watch(logits, *args, **kwargs):
         best = logits.topk(2, dim=-1).values
-        gap = (best[..., 0] - best[..., 1])[torch.isfinite(best).all(dim=-1)]
-        margins.extend(gap.flatten().tolist())
+        gap = (best[..., 0] - best[..., 1]).nan_to_num(torch.inf)
+        margins.append(gap.flatten(1).amin(dim=1) if gap.dim() > 1 else gap)
         return original(logits, *args, **kwargs)
 
     lm.sample_token = watch
     try:
-        return run(), min(margins)
+        return run(), torch.stack(margins).amin(dim=0)
     finally:
         lm.sample_token = original

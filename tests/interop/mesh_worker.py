@@ -1,10 +1,6 @@
 """Run by `test_mesh.py` in a process of its own, because a process has one number of devices."""
 
-import os
 import sys
-
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np

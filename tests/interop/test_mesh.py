@@ -1,11 +1,9 @@
 """Weights land straight on a device mesh: right numbers, each stored byte read once, a host reads its share."""
 
 import dataclasses
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -17,8 +15,7 @@ from kame_jax.interop.checkpoint import Checkpoint, open_checkpoint
 from kame_jax.interop.export import export
 from kame_jax.model import tree
 from tests.interop.files import fuse, write
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.processes import ROOT, environment
 
 
 def test_a_checkpoint_is_sliced_onto_eight_devices(tmp_path):
@@ -39,7 +36,7 @@ def test_a_checkpoint_is_sliced_onto_eight_devices(tmp_path):
     save(tmp_path / "ours", opened.weights, Meta(opened.config))
     result = subprocess.run(
         [sys.executable, "-m", "tests.interop.mesh_worker", source, tmp_path / "ours"],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+        cwd=ROOT, capture_output=True, text=True, env=environment(devices=8), check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.strip().endswith("ok")

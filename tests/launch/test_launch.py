@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ def launched(script, *arguments, settings=SETTINGS, status=0):
     done = subprocess.run(
         ["bash", str(LAUNCH / script), *arguments],
         env=bare | settings,
+        cwd=LAUNCH.parent,
         capture_output=True,
         text=True,
         timeout=60,
@@ -121,12 +123,37 @@ def test_a_schema_that_is_broken_is_noticed():
         ("tpu_vm.sh", ("create",), {}, "set NAME, for example NAME=kame"),
         ("tpu_vm.sh", ("frob",), SETTINGS, "expected create, setup, train, log or delete, got 'frob'"),
         ("gke_jobset.sh", ("tiny",), {"NAME": "kame"}, "set IMAGE"),
+        ("gpu_box.sh", ("--dry-run", "tinny"), SETTINGS, "no configuration 'tinny': expected a name"),
+        ("gpu_box.sh", ("--dry-run", "/no/run.yaml"), SETTINGS, "/no/run.yaml: no such file"),
+        ("slurm.sh", ("--dry-run", "pods/tiny.yaml"), SETTINGS, "no configuration 'pods/tiny.yaml'"),
+        ("tpu_vm.sh", ("--dry-run", "train", "tinny"), SETTINGS, "no configuration 'tinny'"),
+        ("tpu_queued.sh", ("--dry-run", "--once", "tinny"), SETTINGS, "no configuration 'tinny'"),
+        # Pods see the claim, not this checkout.
+        (
+            "gke_jobset.sh",
+            ("--dry-run", "configs/tiny.yaml"),
+            SETTINGS,
+            "no configuration 'configs/tiny.yaml'",
+        ),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(script, arguments, settings, message):
     text = launched(script, *arguments, settings=settings, status=2)
     assert message in text
     assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("gpu_box.sh", ["configs/pods/kame_7b_8xh100.yaml"]),
+        ("tpu_vm.sh", ["train", "configs/tiny.yaml"]),
+        ("tpu_vm.sh", ["train", "/mnt/data/run.yaml"]),
+        ("gke_jobset.sh", ["/data/run.yaml"]),
+    ],
+)
+def test_a_configuration_may_be_a_file_where_the_job_looks_for_it(script, arguments):
+    assert arguments[-1] in launched(script, "--dry-run", *arguments)
 
 
 @pytest.mark.parametrize(("ends", "status", "runs"), [("75 75 0", 0, 3), ("75 1", 1, 2), ("2", 2, 1)])
@@ -156,18 +183,39 @@ def test_images_install_the_package_and_run_its_command(name, extra):
     text = (LAUNCH / "docker" / f"Dockerfile.{name}").read_text()
     assert f"pip install '.[{extra}]'" in text
     assert 'ENTRYPOINT ["kame-jax"]' in text
-    for line in text.splitlines():
-        if line.startswith("COPY "):
-            assert all((LAUNCH.parent / source).exists() for source in line.split()[1:-1])
+    copied = [
+        source for line in text.splitlines() if line.startswith("COPY ") for source in line.split()[1:-1]
+    ]
+    assert all((LAUNCH.parent / source).exists() for source in copied)
+    ignored = (LAUNCH.parent / ".dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
+    assert "*" in ignored
 
 
-def test_the_page_names_only_what_is_there():
-    page = (LAUNCH / "README.md").read_text()
-    for word in page.replace("`", " ").split():
-        if word.startswith("launch/"):
-            assert (LAUNCH.parent / word.rstrip(",.;)")).exists(), word
-        if word.startswith("kame_7b_"):
-            find_config(word)
+@pytest.mark.parametrize("name", ["tpu", "gpu"])
+def test_images_run_as_a_user_of_their_own(name):
+    lines = (LAUNCH / "docker" / f"Dockerfile.{name}").read_text().splitlines()
+    assert lines.index("USER kame") > max(i for i, line in enumerate(lines) if line.startswith("RUN "))
+    pod = manifest("tiny")["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsUser": 1000, "fsGroup": 1000}
+    assert "useradd --create-home --uid 1000 kame" in "".join(lines)
+
+
+def test_what_others_publish_is_taken_by_digest():
+    """A tag can be moved to other code; a digest cannot."""
+    workflows = [path.read_text() for path in (LAUNCH.parent / ".github").rglob("*.yml")]
+    actions = [use for text in workflows for use in re.findall(r"uses: (\S+)", text)]
+    images = [path.read_text() for path in (LAUNCH / "docker").iterdir()]
+    bases = [base for text in images for base in re.findall(r"^FROM (\S+)", text, re.MULTILINE)]
+    assert actions
+    assert len(bases) == len(images)
+    assert all(re.search(r"@[0-9a-f]{40}$", use) for use in actions), actions
+    assert all(re.search(r"@sha256:[0-9a-f]{64}$", base) for base in bases), bases
+
+
+def test_the_page_names_configurations_that_are_there():
+    for word in re.findall(r"\bkame_7b_\w+", (LAUNCH / "README.md").read_text()):
+        find_config(word)
 
 
 @pytest.mark.skipif(not has_compiler(), reason="pip install 'kame_jax[plan]' brings the TPU compiler")

@@ -39,6 +39,8 @@ class Turn:
     """"proper", "cut" (hangs up in the middle of the stream), "unfinished" (no reason, no [DONE]),
     "malformed" (a chunk that is no JSON), "nonsense" (a chunk of other types), "silent" (never goes on)."""
     usage: bool = True
+    error: str = "no"
+    """What it says with another status than 200."""
 
 
 class Server:
@@ -106,13 +108,21 @@ class Server:
                 }
                 | {"choices": [{"index": 0, "finish_reason": "stop", "message": said}]}
                 if turn.status == 200
-                else {"error": {"message": f"no, {self.headers[-1].get('authorization')}", "type": "x"}}
+                else {
+                    "error": {
+                        "message": f"{turn.error}, {self.headers[-1].get('authorization')}",
+                        "type": "x",
+                    }
+                }
             )
             data = b"{ not json" if turn.end == "malformed" else json.dumps(body).encode()
             extra = "".join(f"{name}: {value}\r\n" for name, value in turn.headers.items())
             head = f"HTTP/1.1 {turn.status} X\r\ncontent-type: application/json\r\n{extra}"
-            writer.write(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
+            writer.write(f"{head}content-length: {len(data)}\r\n\r\n".encode())
+            writer.write(data[: len(data) // 2] if turn.end == "cut" else data)
             await writer.drain()
+            if turn.end == "cut":
+                raise ConnectionResetError
             return
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

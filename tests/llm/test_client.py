@@ -82,6 +82,22 @@ def test_rate_limits_and_server_errors_are_tried_again(way):
 
 
 @pytest.mark.parametrize(
+    ("way", "turn"),
+    [
+        (streamed, Turn(pieces=(), end="unfinished")),
+        (streamed, Turn(pieces=("",) * 4, end="cut")),
+        (lambda c: c.complete(ASK), Turn(end="cut")),
+    ],
+    ids=["unfinished", "cut", "whole"],
+)
+def test_what_was_broken_off_before_anything_was_given_out_is_asked_again(way, turn):
+    with Server([turn, Turn()]) as server:
+        got, client = use(server, way)
+    assert (got if isinstance(got, list) else [got.text])[-1].endswith("box.")
+    assert (client.usage.requests, client.usage.tries, client.usage.failed) == (1, 2, 0)
+
+
+@pytest.mark.parametrize(
     ("turn", "kind", "tries"),
     [
         (Turn(status=429), "rate_limit", 3),
@@ -196,6 +212,39 @@ def test_a_key_reaches_the_server_and_nothing_else(monkeypatch):
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
     assert KEY not in str(error) + repr(error) + repr(client) + repr(client.config)
     assert "***" in str(error)
+
+
+def test_the_servers_own_words_are_in_the_error_with_the_setting_that_helps():
+    with Server([Turn(status=400, error="max_tokens is unknown, use max_completion_tokens")]) as server:
+        error, _ = use(server, lambda c: c.complete(ASK))
+    assert "use max_completion_tokens" in str(error)
+    assert "set limit_field: max_completion_tokens" in str(error)
+
+
+def test_redirects_are_followed_on_the_same_server_and_no_further(monkeypatch):
+    monkeypatch.setenv("KAME_TEST_KEY", KEY)
+    with Server() as other, Server() as server:
+        server.turns = [Turn(status=307, headers={"location": "/v1/chat/completions?again"}), Turn()]
+        answer, client = use(server, lambda c: c.complete(ASK))
+        assert answer.text == "It is in the blue box."
+        assert [request["messages"] for request in server.requests] == [ASK, ASK]
+        assert client.usage.tries == 1
+        for status in (301, 302, 307, 308):
+            server.turns = [Turn(status=status, headers={"location": f"{other.url}/chat/completions"})]
+            error, _ = use(server, lambda c: c.complete(ASK))
+            assert error.kind == "refused"
+            assert f"127.0.0.1:{other.port}" in str(error)
+        server.turns = [Turn(status=307, headers={"location": "/v1/chat/completions"})]
+        error, _ = use(server, lambda c: c.complete(ASK))
+        assert error.kind == "refused"
+    assert other.requests == []
+
+
+def test_an_answer_without_text_is_a_failure():
+    with Server([Turn("")]) as server:
+        for way in (streamed, lambda c: c.complete(ASK)):
+            error, client = use(server, way)
+            assert (error.kind, client.usage.failed) == ("empty", 1)
 
 
 def test_openai_itself_needs_a_key(monkeypatch):

@@ -1,13 +1,17 @@
 """Back ends: the user's own questions and answers ranked, and what a language model is told."""
 
 import asyncio
+import itertools
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kame_jax.config import LLMConfig, TandemConfig
 from kame_jax.errors import InputError
 from kame_jax.tandem import Embedded, LanguageModel, Question
-from kame_jax.tandem.backend import Turn, content_words, messages
+from kame_jax.tandem.backend import OPENING, Turn, content_words, messages
 
 ENTRIES = [
     ("Where did my parcel go?", "It went to Oslo."),
@@ -15,6 +19,7 @@ ENTRIES = [
     ("When do you close today?", "At six."),
     ("How much is a ticket to Boston?", "Forty dollars."),
 ]
+LLM = LLMConfig(model="m")
 
 
 def asked(partial, final=False, turns=()):
@@ -73,13 +78,37 @@ def test_a_language_model_gets_the_turns_as_they_were_said_in_order():
         Turn("assistant", "Hello, how can I help", 1.0),
         Turn("user", "Where is", 3.0),
     )
-    found = messages(asked("Where is", turns=turns), TandemConfig(context_chars=30))
-    assert [m["role"] for m in found] == ["system", "assistant", "user"]
-    assert [m["content"] for m in found[1:]] == ["Hello, how can I help", "Where is"]
+    found = messages(asked("Where is", turns=turns), TandemConfig(context_chars=30), LLM)
+    assert [m["role"] for m in found] == ["system", "user", "assistant", "user"]
+    assert [m["content"] for m in found[1:]] == [OPENING, "Hello, how can I help", "Where is"]
     assert "still speaking" in found[0]["content"]
-    begun = messages(asked("x", True, (*turns, Turn("assistant", "It is", 4.0))), TandemConfig())
-    assert "finished" in begun[0]["content"]
-    assert "go on from there" in begun[0]["content"]
+    begun = (*turns, Turn("assistant", "It is", 4.0))
+    told = messages(asked("x", True, begun), TandemConfig(), LLM)
+    assert "finished" in told[0]["content"]
+    assert '"It is" Go on from there' in told[0]["content"]
+    continued = messages(asked("x", True, begun), TandemConfig(), replace(LLM, prefill=True))
+    assert continued[-1] == {"role": "assistant", "content": "It is"}
+    assert "go on from there" in continued[0]["content"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["user", "assistant"]), st.sampled_from(["", "a b", "c" * 40])), max_size=8
+    ),
+    st.booleans(),
+)
+def test_every_server_takes_the_chat(said, system_role):
+    """As Mistral's, and templates of many models: the turns alternate, and the user has the first and the last."""
+    turns = tuple(Turn(role, text, float(at)) for at, (role, text) in enumerate(said))
+    chat = messages(
+        asked("x", turns=turns), TandemConfig(context_chars=60), replace(LLM, system_role=system_role)
+    )
+    roles = [message["role"] for message in chat]
+    assert ("system" in roles) == system_role
+    roles = roles[int(system_role) :]
+    assert roles[0] == roles[-1] == "user"
+    assert all(one != later for one, later in itertools.pairwise(roles))
+    assert all(message["content"] for message in chat)
 
 
 def test_a_large_model_takes_over_at_the_end_of_a_turn():

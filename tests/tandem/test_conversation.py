@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 from collections import deque
 
 import jax
@@ -14,10 +15,11 @@ from kame_jax.config import LLMConfig, TandemConfig, TriggerConfig
 from kame_jax.decode import slots as device
 from kame_jax.decode.offline import read_oracle_log
 from kame_jax.decode.session import Session
-from kame_jax.llm import LLMError, Usage
+from kame_jax.llm import Failures, LLMError, Usage
 from kame_jax.oracle import OracleSchedule
 from kame_jax.oracle.text import decode_text, load_tokenizer
-from kame_jax.tandem import Conversation, Embedded, LanguageModel, TimedTranscript
+from kame_jax.tandem import Conversation, Embedded, Heard, LanguageModel, TimedTranscript
+from kame_jax.tandem.backend import json_line
 from tests.decode.small import CONFIG
 from tests.llm.server import Server, Turn
 
@@ -66,6 +68,7 @@ class Script:
 
     def __init__(self, *answers):
         self.answers, self.questions, self.closed, self.tick = list(answers), [], [], asyncio.Event
+        self.failures = Failures()
 
     @contextlib.asynccontextmanager
     async def ask(self, question):
@@ -95,14 +98,15 @@ class Script:
         return Usage(), 0.0
 
 
-def talk(backend, seconds=4.0, words=WORDS, config=TandemConfig(), log=None, says=()):
+def talk(backend, seconds=4.0, words=WORDS, config=TandemConfig(), log=None, says=(), say=lambda line: None):
     """A conversation on the frame clock; gives the oracle row that was read, and the conversation."""
     engine = FakeEngine()
     engine.says.extend(says)
     session = Session(engine, 0)
     if isinstance(backend, Script):
         backend.frames = lambda: session.frames
-    conversation = Conversation(session, TimedTranscript(words), backend, config, log)
+    source = TimedTranscript(words) if isinstance(words, list) else words
+    conversation = Conversation(session, source, backend, config, log, say)
 
     async def main():
         return await conversation.run([SILENCE] * round(seconds / 0.08))
@@ -259,6 +263,70 @@ def test_the_first_word_before_the_end_of_the_turn_is_a_negative_latency():
     late = talk(None, says=[PAD] * 30 + TOKENIZER.encode("In"))[1].report()["first_word_seconds"]
     assert early == pytest.approx(0.8 - 1.4, abs=0.1)
     assert late == pytest.approx(2.4 - 1.4, abs=0.1)
+
+
+def heard_as(*texts):
+    """A source of transcripts that says these texts, one every half second; the last one ends the turn."""
+    ends = [0.5 * (number + 1) for number in range(len(texts))]
+    source = TimedTranscript([("x", 0.0, 0.1)])
+    source.push = lambda samples, time: [
+        Heard(text, number == len(texts) - 1, time)
+        for number, (text, end) in enumerate(zip(texts, ends))
+        if end <= time < end + 0.08
+    ]
+    return source
+
+
+def test_punctuation_and_notes_are_never_asked():
+    backend = Script([])
+    _, conversation = talk(backend, words=heard_as(".", "...", "[Music]", "♪", ". ."))
+    assert backend.questions == []
+    assert conversation.unanswered is None
+
+
+def test_a_language_without_spaces_is_asked_about_while_it_is_spoken():
+    backend = Script([])
+    talk(backend, words=heard_as("鍵は", "鍵はどれ", "鍵はどれです", "鍵はどれですか"))
+    assert [(q.partial, q.final) for q in backend.questions] == [
+        ("鍵は", False),
+        ("鍵はどれです", False),
+        ("鍵はどれですか", True),
+    ]
+
+
+def test_what_a_source_says_wrong_of_text_and_time_is_mended():
+    backend, lines = Script([]), []
+    source = heard_as("Where \ud800 is", "Where is it")
+    said = source.push
+    source.push = lambda samples, time: [told._replace(time=math.inf) for told in said(samples, time)]
+    _, conversation = talk(backend, words=source, log=lines.append)
+    assert [question.time for question in backend.questions] == [
+        pytest.approx(t, abs=0.08) for t in (0.5, 1.0)
+    ]
+    "".join(map(json_line, lines)).encode()
+    json.dumps(conversation.report()).encode()
+
+
+def refuses(backend):
+    @contextlib.asynccontextmanager
+    async def ask(question):
+        backend.failures.add("model m", "refused", "status 401: no such key")
+        raise LLMError("refused", "status 401: no such key")
+        yield
+
+    return ask
+
+
+def test_failures_are_told_once_and_who_never_answered_is_named():
+    backend = Script(["never "])
+    backend.ask = refuses(backend)
+    told = []
+    _, conversation = talk(backend, say=told.append)
+    assert conversation.events["failed_refused"] > 1
+    assert told == ["model m: refused: status 401: no such key"]
+    assert "never gave an answer: model m: refused" in conversation.unanswered
+    assert conversation.report()["problems"][0].startswith("model m: refused (")
+    assert talk(Script(["one two three "]))[1].unanswered is None
 
 
 WRONG = {

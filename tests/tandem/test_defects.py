@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kame_jax.assets import TINY
-from kame_jax.config import TandemConfig, TriggerConfig
+from kame_jax.config import LLMConfig, TandemConfig, TriggerConfig
 from kame_jax.decode import slots as device
 from kame_jax.decode.session import Session
 from kame_jax.decode.words import TextStream
@@ -219,7 +219,7 @@ def test_i8_a_language_model_reads_what_was_said_in_its_order_and_in_bounds():
         Turn("assistant", words.text, 3.0),
     ]
     question = Question((*turns, Turn("user", "Thank you", 5.0)), "Thank you", False, 5.0)
-    claim(words.text, messages(question, TandemConfig(context_chars=45)))
+    claim(words.text, messages(question, TandemConfig(context_chars=45), LLMConfig(model="m")))
 
     # The reference: pieces stripped and joined by spaces, what was said after the reply to it, all of it, always.
     joined = " ".join(TOKENIZER.id_to_piece(token).replace("▁", " ").strip() for token in pieces)

@@ -9,7 +9,7 @@ import pytest
 from kame_jax.llm import Usage
 from kame_jax.oracle import OracleOp
 from kame_jax.tandem import Heard
-from kame_jax.tandem.report import Measures
+from kame_jax.tandem.report import ConversationReport
 
 PAD, START = 3, 512
 LOUD, QUIET = np.full(1920, 0.1, np.float32), np.zeros(1920, np.float32)
@@ -17,12 +17,12 @@ LOUD, QUIET = np.full(1920, 0.1, np.float32), np.zeros(1920, np.float32)
 
 def report(measures, frame_ms=(10.0,), usage=None, cost=0.0):
     engine = SimpleNamespace(frame_seconds=deque(ms / 1e3 for ms in frame_ms))
-    return measures.report(SimpleNamespace(engine=engine, counts={"read": 0}), usage, cost)
+    return measures.figures(SimpleNamespace(engine=engine, counts={"read": 0}), usage, cost)
 
 
 def play(ops, row):
     """Measures of oracle changes and the row that was read."""
-    measures = Measures(PAD, START)
+    measures = ConversationReport(PAD, START)
     for frame, token in enumerate(row):
         for op in ops:
             if op.step == frame:
@@ -31,12 +31,20 @@ def play(ops, row):
     return measures
 
 
-def test_frame_times_and_those_over_budget():
-    found = report(Measures(PAD, START), frame_ms=[*range(1, 100), 101])
-    assert found["frame_ms_p50"] == pytest.approx(50.5)
-    assert found["frame_ms_p95"] == pytest.approx(95.05)
-    assert found["frame_ms_p99"] == pytest.approx(99.02)
-    assert found["frames_over_80_ms"] == 20
+def test_steps_and_frames_are_timed_apart():
+    measures = ConversationReport(PAD, START)
+    # Sound every 80 ms; the first frame takes 50 ms, the second waits a second for the event loop, the third is
+    # late for that and takes 20 ms itself.
+    for came, ended in ((0.0, 0.05), (0.08, 1.08), (0.16, 1.1)):
+        measures.frame(came, ended)
+    found = report(measures, frame_ms=[*range(1, 100), 101])
+    assert found["frame_ms_p50"] == pytest.approx(50)
+    assert found["frame_ms_max"] == pytest.approx(1000)
+    assert found["frames_over_80_ms"] == 1
+    assert found["step_ms_p50"] == pytest.approx(50.5)
+    assert found["step_ms_p95"] == pytest.approx(95.05)
+    assert found["step_ms_p99"] == pytest.approx(99.02)
+    assert found["steps_over_80_ms"] == 20
 
 
 def test_tokens_are_read_erased_or_wasted_and_the_three_make_one():
@@ -66,7 +74,7 @@ def test_a_tokens_age_is_how_long_it_waited():
 
 
 def test_a_spoken_word_is_known_with_the_first_token_behind_the_start_mark():
-    measures = Measures(PAD, START)
+    measures = ConversationReport(PAD, START)
     measures.adopted(0.10)
     measures.changed(OracleOp(2, "replace", (10, 11)))
     for frame, token in ((2, START), (3, 10), (4, 11)):
@@ -75,7 +83,7 @@ def test_a_spoken_word_is_known_with_the_first_token_behind_the_start_mark():
 
 
 def test_speech_follows_an_answer_by_its_content_words():
-    measures = Measures(PAD, START)
+    measures = ConversationReport(PAD, START)
     measures.said("the box", 0.5)  # before the answer came: does not count
     measures.adopted(0.0)
     measures.completed("It is in the blue box in Rome.")
@@ -88,7 +96,7 @@ def test_speech_follows_an_answer_by_its_content_words():
 
 
 def test_first_word_and_first_sound_are_signed_from_the_end_of_the_turn():
-    measures = Measures(PAD, START)
+    measures = ConversationReport(PAD, START)
     for heard in (
         Heard("a", False, 0.5),
         Heard("a b", True, 1.0),
@@ -111,12 +119,14 @@ def test_first_word_and_first_sound_are_signed_from_the_end_of_the_turn():
 
 
 def test_what_was_asked_and_what_it_cost():
-    found = report(Measures(PAD, START), usage=Usage(2, 3, input_tokens=40, output_tokens=7), cost=0.5)
+    found = report(
+        ConversationReport(PAD, START), usage=Usage(2, 3, input_tokens=40, output_tokens=7), cost=0.5
+    )
     names = ("questions", "tries", "input_tokens", "output_tokens", "cost")
     assert [found[f"llm_{name}"] for name in names] == [2, 3, 40, 7, 0.5]
 
 
 def test_where_there_was_nothing_there_is_no_figure():
-    found = report(Measures(PAD, START))
+    found = report(ConversationReport(PAD, START))
     assert {value for name, value in found.items() if name.startswith(("first", "word"))} == {None}
     assert found["oracle_recall"] is found["oracle_read_fraction"] is found["oracle_wasted_fraction"] is None

@@ -15,11 +15,10 @@ from kame_jax.train.optimizer import make_optimizer
 from kame_jax.train.state import abstract_model, bind, init_state, params_of, state_shardings
 from kame_jax.train.step import make_train_step, put_batch
 from tests.golden.read import QUICK, distance, model, outputs, reference_names
+from tests.rounding import GRADIENT, LOSS, U
 
-# float32 sums in another order. The project promises 1e-5 for losses and 1e-4 of a tensor's scale for gradients;
-# the largest seen were 3e-7 and 2e-6.
-LOSS = 1e-5
-GRADIENT = 1e-4
+NUDGE = 16 * U
+"""Of a weight. The errors of twenty steps were those of a nudge by two U."""
 
 
 @functools.cache
@@ -120,42 +119,65 @@ def steps_of():
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, depth_learning_rate=2e-3), steps=20)
     abstract = abstract_model(lm.config)
 
-    def run(weights: LossConfig, micro_batches: int):
+    def make(weights: LossConfig, micro_batches: int):
         batches = [first, second]
         if micro_batches == 2:
             # Rows go to micro-batches by turns.
             both = {name: np.stack([first[name], second[name]], axis=1) for name in first}
             batches = [{name: x.reshape(-1, *x.shape[2:]) for name, x in both.items()}]
-        params = jax.tree.map(lambda a: a.copy(), params_of(lm))
-        state = init_state(params, optimizer, state_shardings(abstract, optimizer, mesh))
         on_devices = [put_batch(batch, mesh) for batch in batches]
-        step = make_train_step(abstract, optimizer, weights, mesh, micro_batches=micro_batches)
-        step = step.lower(state, on_devices[0]).compile(QUICK)
-        lines = []
-        for index in range(20):
-            state, out = step(state, on_devices[index % len(batches)])
-            lines.append(report(out.parts, weights) | {"grad_norm": out.grad_norm})
-        logged = {name: np.array([line[name] for line in lines]) for name in lines[0]}
-        return logged, reference_names(bind(abstract, state.params))
 
-    return run
+        def start(seed: int | None = None):
+            """The first state; with a seed, of weights that are each a nudge up or down."""
+            rng = np.random.default_rng(seed)
+            nudge = 0.0 if seed is None else NUDGE
+            params = {
+                name: a * (1 + nudge * rng.choice([-1, 1], a.shape))
+                for name, a in tree.flatten(params_of(lm)).items()
+            }
+            return init_state(tree.nest(params), optimizer, state_shardings(abstract, optimizer, mesh))
+
+        step = make_train_step(abstract, optimizer, weights, mesh, micro_batches=micro_batches)
+        step = step.lower(start(), on_devices[0]).compile(QUICK)
+
+        def run(seed: int | None = None):
+            """What twenty steps log, and the weights after them."""
+            state, lines = start(seed), []
+            for index in range(20):
+                state, out = step(state, on_devices[index % len(batches)])
+                lines.append(report(out.parts, weights) | {"grad_norm": out.grad_norm})
+            logged = {name: np.array([line[name] for line in lines]) for name in lines[0]}
+            return logged, reference_names(bind(abstract, state.params))
+
+        return run
+
+    return make
 
 
 @pytest.mark.parametrize(
     ("name", "normalise", "micro_batches"), [("adamw", "global", 1), ("micro", "micro_batch", 2)]
 )
 def test_twenty_optimizer_steps_equal_kame_finetune(steps_of, name, normalise, micro_batches):
-    """A batch of one micro-batch; and one of two, of unequal numbers of tokens, normalised each by itself."""
+    """A batch of one micro-batch; and one of two, of unequal numbers of tokens, normalised each by itself.
+
+    Training magnifies what each step rounds: a nudge of all first weights is twice as large in the first step's norm, a
+    thousand times in the twentieth's, twenty to eighty times in its losses. So the run may differ from the reference by
+    what a sum rounds and as far as a nudge has carried it by then. Of that, a tenth was the largest seen.
+    """
     golden = outputs("kame", "loss")
-    logged, last = steps_of(LossConfig(normalise=normalise), micro_batches)
+    run = steps_of(LossConfig(normalise=normalise), micro_batches)
+    logged, last = run()
+    nudged = [run(seed) for seed in range(4)]
     expected = {
         key.removeprefix(f"{name}."): value for key, value in golden.items() if key.startswith(f"{name}.")
     }
     assert len(expected) == 12
     for key, value in expected.items():
-        # The largest seen were 2e-6 for the losses, 3e-5 for the norms and 2e-5 for the weights.
-        limit = GRADIENT if key == "grad_norm" else LOSS
-        np.testing.assert_allclose(logged[key.replace(".", "/")], value, rtol=limit, err_msg=key)
+        ours = logged[key.replace(".", "/")]
+        moved = np.max([np.abs(one[key.replace(".", "/")] - ours) for one, _ in nudged], axis=0)
+        allowed = LOSS * np.abs(value) + np.maximum.accumulate(moved)
+        assert (np.abs(ours - value) <= allowed).all(), f"{key}: {ours - value}, allowed {allowed}"
+        assert (allowed <= 1e-2 * np.abs(value)).all(), f"{key}: a nudge goes so far that nothing is checked"
     prefix = f"{name}_final."
     final = {key.removeprefix(prefix): value for key, value in golden.items() if key.startswith(prefix)}
     assert final.keys() <= last.keys()
@@ -163,7 +185,8 @@ def test_twenty_optimizer_steps_equal_kame_finetune(steps_of, name, normalise, m
     before = reference_names(model("kame"))
     for key, value in final.items():
         error = last[key] - value
-        assert np.abs(error).max() <= GRADIENT * np.abs(value).max(), key
+        moved = np.max([np.abs(one[key] - last[key]).max() for _, one in nudged])
+        assert np.abs(error).max() <= LOSS * np.abs(value).max() + moved, key
         # And of how far the steps carried it, as a root mean square: AdamW magnifies rounding in the few cells whose
         # gradient is near zero, and a gain near 1 moves by 1e-2 in float32 steps of 6e-8. A slip in the rule shows
         # as 1e-1.

@@ -1,14 +1,12 @@
 """Processes that are killed, that hang, and that work together: `kame-jax train` itself, so these are slow."""
 
 import json
-import os
 import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +19,9 @@ from kame_jax.train.loop import CLOCK_EVERY
 from kame_jax.train.metrics import read_metrics
 from kame_jax.train.processes import connect
 from tests.compiled import SETTINGS
+from tests.processes import environment
 from tests.train.small import run_config, with_settings, write_records
 
-ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "frames_per_second", "audio_seconds_per_second", "memory_gib")
 KILLS = 20
 LIMIT = 1800
@@ -43,7 +41,6 @@ def config(tmp_path_factory):
 
 def started(config, folder, *overrides, devices=1, **env):
     """A process that trains."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
     quick = {name.upper(): str(value) for name, value in SETTINGS.items()}
     return subprocess.Popen(
         [
@@ -56,7 +53,7 @@ def started(config, folder, *overrides, devices=1, **env):
             *overrides,
             "--json",
         ],
-        env=os.environ | quick | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags} | env,
+        env=environment(devices, **quick, **env),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

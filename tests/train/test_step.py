@@ -1,10 +1,8 @@
 """One training step: micro-batches, remat, and meshes of several devices change nothing but rounding."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ from kame_jax.sharding import make_mesh
 from kame_jax.train.loss import label_counts, token_counts
 from kame_jax.train.state import abstract_model, init_params, init_state, state_shardings
 from kame_jax.train.step import make_train_step, put_batch
+from tests.processes import ROOT, environment
 from tests.train.small import MODEL, batch
 
 # Sums of float32 in another order. The project promises 1e-5 of a tensor's scale.
@@ -90,12 +89,9 @@ def test_dropout_is_drawn_from_the_step_and_spares_the_labels(mesh, params, whol
 
 
 def compare(*names):
-    root = Path(__file__).parents[2]
-    flags = "--xla_force_host_platform_device_count=8"
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": flags}
-    env = os.environ | quick | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    env = environment(devices=8, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     command = [sys.executable, "-m", "tests.train.meshes", *names]
-    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     for found in report.values():
