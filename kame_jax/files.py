@@ -30,6 +30,9 @@ CLEANING_TRIES = 50
 TEXT_LIMIT = 1 << 28
 """Bytes of the largest text that is read whole (256 MiB)."""
 
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON writes half of a character beyond the first 65,536; alone, it cannot be encoded."""
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe (FIFO)",
@@ -110,13 +113,34 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or is something else.
     """
-    text = read_text(path, "a JSON object")
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
+    value = _parse_json(path, "a JSON object")
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object")
+    return value
+
+
+def read_json_list(path: str | os.PathLike[str]) -> list[Any]:
+    """A JSON list from a regular file.
+
+    Raises:
+        InputError: as `read_json`.
+    """
+    value = _parse_json(path, "a JSON list")
+    if not isinstance(value, list):
+        raise InputError(f"{path}: expected a JSON list")
+    return value
+
+
+def _parse_json(path: str | os.PathLike[str], expected: str) -> Any:
+    text = read_text(path, expected)
+    try:
+        value = json.loads(text)
+        if HALF_PAIR.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: holds half of a surrogate pair, which is not a character") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
     return value
 
 
@@ -164,6 +188,11 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
         raise kind(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """`write_whole` of a JSON value."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -55,12 +55,13 @@ def tokenize_folder(args: argparse.Namespace, dialogues: str, out: str) -> tuple
     from kame_jax.interop import load_mimi
     from kame_jax.make.encoding import batch_encoder, fingerprint
     from kame_jax.make.rules import read_rules
-    from kame_jax.make.tokens import TOKENIZER, Settings, tokenize
+    from kame_jax.make.tokens import Settings, tokenize
+    from kame_jax.oracle.text import TOKENIZER_NAME
     from kame_jax.train.progress import Terminal
 
     rules = read_rules(args.preset, args.rule)
     shard = _shard(args)
-    tokenizer = Path(args.tokenizer) if args.tokenizer else Path(dialogues) / TOKENIZER
+    tokenizer = Path(args.tokenizer) if args.tokenizer else Path(dialogues) / TOKENIZER_NAME
     if not tokenizer.is_file():
         raise InputError(f"{tokenizer}: no such file, expected a SentencePiece model (--tokenizer)")
     if not args.codec:
@@ -89,7 +90,7 @@ def tokenize_folder(args: argparse.Namespace, dialogues: str, out: str) -> tuple
             batch_encoder(mimi, codebooks, max(1, args.batch)),
             fingerprint(mimi),
             shard=shard,
-            progress=lambda done, total: terminal.count(f"tokenising {dialogues}", done, total),
+            progress=lambda done, total, text: terminal.count(f"tokenising {dialogues}", done, total),
             say=log,
         )
     wall = time.perf_counter() - start

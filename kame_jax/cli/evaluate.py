@@ -84,14 +84,18 @@ def _run(args: argparse.Namespace) -> None:
     mesh = make_mesh()
     config, model = load_checkpoint(args.checkpoint, mesh=mesh, dtype=args.dtype)
     with Terminal() as terminal:
-        cut, tail = _rules(args)
+        cut, tail, rules = _rules(args)
         samples: Sequence[Sample] | None = open_samples(args.data, config, speakers, cut)
         if samples is None:
             records = read_records(
                 args.data,
                 config,
                 lambda: Tokenizers(_tokenizer(args), _codec(args)),
-                progress=lambda done, total: terminal.count(f"tokenising {args.data}", done, total),
+                progress=lambda done, total, text: terminal.count(
+                    f"tokenising {args.data}", done, total, text
+                ),
+                rules=rules,
+                say=terminal.say,
             )
             samples = make_samples(records, config, speakers=speakers, cut=cut)
         if not len(samples):
@@ -111,8 +115,11 @@ def _run(args: argparse.Namespace) -> None:
     emit(args, result, _table(metrics))
 
 
-def _rules(args: argparse.Namespace) -> tuple[Cut, str]:
-    """How dialogues are cut and what a new oracle does: as in the checkpoint's own run, else as runs do by default."""
+def _rules(args: argparse.Namespace) -> tuple[Cut, str, str]:
+    """How dialogues are cut, what a new oracle does, and by what rules they are tokenised.
+
+    All this as in the checkpoint's own run, else as runs do by default.
+    """
     from kame_jax.config import DataConfig, OracleConfig, load_run
     from kame_jax.data.cutting import Cut
 
@@ -120,7 +127,7 @@ def _rules(args: argparse.Namespace) -> tuple[Cut, str]:
     run = load_run(own) if own.is_file() else None
     data, oracle = (run.data, run.oracle) if run else (DataConfig(), OracleConfig())
     cut = Cut(args.max_frames, args.min_frames, carry_oracle=data.carry_oracle, mask_fill=data.mask_fill)
-    return cut, args.tail or oracle.tail
+    return cut, args.tail or oracle.tail, data.rules
 
 
 def _speakers(text: str) -> list[str]:
@@ -132,14 +139,14 @@ def _speakers(text: str) -> list[str]:
 
 def _tokenizer(args: argparse.Namespace) -> Path:
     from kame_jax.interop.beside import find_tokenizer
-    from kame_jax.train.corpus import TOKENIZER
+    from kame_jax.oracle.text import TOKENIZER_NAME
 
     if args.tokenizer:
         return Path(args.tokenizer)
     try:
         return find_tokenizer(args.checkpoint)
     except InputError:
-        beside = Path(args.data) / TOKENIZER
+        beside = Path(args.data) / TOKENIZER_NAME
         if beside.is_file():
             return beside
         raise

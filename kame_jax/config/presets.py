@@ -35,7 +35,8 @@ TRAINING_RULES = {
 """By the names that the README's table has."""
 
 RUN_PRESETS: dict[str, dict[str, Any]] = {
-    "kame-jax": {key: value for rule in TRAINING_RULES.values() for key, value in rule.corrected.items()},
-    "reference": {key: value for rule in TRAINING_RULES.values() for key, value in rule.reference.items()},
+    name: {"data.rules": name}
+    | {key: value for rule in TRAINING_RULES.values() for key, value in getattr(rule, which).items()}
+    for name, which in (("kame-jax", "corrected"), ("reference", "reference"))
 }
-"""Preset -> dotted setting -> value."""
+"""Preset -> dotted setting -> value. `data.rules` are `kame_jax.make.rules`' for a folder of dialogues."""

@@ -22,6 +22,7 @@ TRACKERS = ("tensorboard", "wandb")
 ATTENTIONS = ("auto", "xla", "cudnn", "splash")
 SCHEDULES = ("constant", "cosine")
 TAILS = ("clear", "keep")
+RULES = ("kame-jax", "reference")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class DataConfig:
     """SentencePiece model of the text; None takes `tokenizer.model` of the folder of dialogues. Records need none."""
     codec: str | None = None
     """Checkpoint of Mimi for dialogues; None draws random weights from `codec` and `seed`. Records need none."""
+    rules: Annotated[str, OneOf(RULES)] = "kame-jax"
+    """By which rules a folder of dialogues is tokenised: corrected ones, or those of kame_finetune."""
     speakers: tuple[Annotated[str, OneOf(SPEAKERS)], ...] = ("A",)
     """Who is the model: a dialogue gives one sample per speaker named here."""
     max_frames: Positive | None = None

@@ -26,11 +26,11 @@ from kame_jax.data.records import Record, event_column, record_columns, record_f
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
 from kame_jax.files import building, free_folder
+from kame_jax.oracle.text import TOKENIZER_NAME
 
 NAME, VERSION = "dialogues", "1.0.0"
 BLOCK_FRAMES = 4096
 """Frames of a block, about five and a half minutes."""
-TOKENIZER = "tokenizer.model"
 CITATION = """@article{kuroki2025kame,
   title={KAME: Tandem Architecture for Enhancing Knowledge in Real-Time Speech-to-Speech Conversational AI},
   author={Kuroki, So and Kubo, Yotaro and Akiba, Takuya and Tang, Yujin},
@@ -173,7 +173,7 @@ def write_dataset(
         builder.info.metadata.update(splits=result, fingerprints=digests)
         builder.info.metadata.save_metadata(folder)
         if tokenizer is not None:
-            shutil.copyfile(tokenizer, folder / TOKENIZER)
+            shutil.copyfile(tokenizer, folder / TOKENIZER_NAME)
         if target.exists():
             target.rmdir()
         inside.rename(target)
@@ -246,7 +246,7 @@ class Dataset:
     @property
     def tokenizer(self) -> Path | None:
         """The SentencePiece model of the text."""
-        file = self.folder / TOKENIZER
+        file = self.folder / TOKENIZER_NAME
         return file if file.is_file() else None
 
     def __len__(self) -> int:

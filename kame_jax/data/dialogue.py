@@ -9,9 +9,9 @@ What they mean to the model is `data.records`'.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from kame_jax.codec.audio import read_channels
 from kame_jax.data.words import CHANNELS, Word, words_from_json
 from kame_jax.errors import InputError
+from kame_jax.files import read_json_list
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
 
@@ -36,7 +37,9 @@ class Dialogue:
 
 
 def find_dialogues(root: str | Path) -> tuple[list[str], list[str]]:
-    """The ids of the complete dialogues under `root`, sorted, and one line for each that lacks its audio or its text.
+    """The ids of the complete dialogues under `root`, sorted, and one line for each that is left out.
+
+    Left out are dialogues that lack their audio or their text, and names that cannot be one.
 
     Raises:
         InputError: no such folder, or no dialogue in it.
@@ -44,16 +47,37 @@ def find_dialogues(root: str | Path) -> tuple[list[str], list[str]]:
     root = Path(root)
     if not (root / "text").is_dir() or not (root / "audio").is_dir():
         raise InputError(f"{root}: no folder of dialogues, expected audio/ and text/ in it")
-    texts = {p.stem for p in (root / "text").glob("*.json")}
-    audio = {p.stem for p in (root / "audio").iterdir() if p.suffix.lower() in AUDIO_SUFFIXES}
-    problems = [
+    texts, audio = {path.stem for path in find_texts(root)}, _names(root / "audio", AUDIO_SUFFIXES)
+    problems = [f"dialogue {name}: {fault}" for name in sorted(texts | audio) if (fault := _fault(name))]
+    texts, audio = (set(filterfalse(_fault, names)) for names in (texts, audio))
+    problems += [
         f"dialogue {name}: no audio/{name}.wav (or {', '.join(AUDIO_SUFFIXES[1:])})"
         for name in sorted(texts - audio)
     ]
     problems += [f"dialogue {name}: no text/{name}.json" for name in sorted(audio - texts)]
-    if not texts and not audio:
+    if not texts and not audio and not problems:
         raise InputError(f"{root}: no dialogue in it, expected text/<id>.json and audio/<id>.wav")
     return sorted(texts & audio), problems
+
+
+def find_texts(root: str | Path) -> list[Path]:
+    """The files `<root>/text/<id>.json` by id, whatever else there is of the dialogues."""
+    return [Path(root) / "text" / f"{name}.json" for name in sorted(_names(Path(root) / "text", (".json",)))]
+
+
+def _names(folder: Path, suffixes: Sequence[str]) -> set[str]:
+    """Names of files without their suffix; not those that macOS leaves beside files (`._x.json`)."""
+    files = (p for p in folder.glob("*") if p.suffix.lower() in suffixes)
+    return {p.stem for p in files if not p.name.startswith("._")}
+
+
+def _fault(name: str) -> str | None:
+    """Why no dialogue can have this name."""
+    if name.startswith("."):
+        return "its name begins with a dot, so its record would be hidden; rename it"
+    if not name.isprintable():
+        return "its name holds a character that cannot be printed; rename it"
+    return None
 
 
 def dialogue_ids(root: str | Path) -> list[str]:
@@ -76,42 +100,51 @@ def read_dialogue(root: str | Path, name: str) -> Dialogue:
             A and B, a speaker who never speaks, no audio.
     """
     root = Path(root)
-    items = _read_list(root / "text" / f"{name}.json", name)
-    try:
-        words = words_from_json(items)
-    except InputError as e:
-        raise InputError(f"dialogue {name}: text/{name}.json: {e}") from e
+    words = read_words(root / "text" / f"{name}.json")
     speakers = {w.speaker for w in words}
     if speakers - set(CHANNELS):
         raise InputError(f"dialogue {name}: speakers {sorted(speakers)}, expected only {sorted(CHANNELS)}")
     if missing := sorted(set(CHANNELS) - speakers):
         raise InputError(f"dialogue {name}: no word of speaker {', '.join(missing)}, expected words of both")
-    audio = _find_audio(root, name)
-    if audio is None:
-        raise InputError(f"dialogue {name}: no audio/{name}.wav")
+    audio = find_audio(root, name)
     oracle = root / "oracle_raw" / f"{name}.json"
-    return Dialogue(name, audio, tuple(words), tuple(_read_list(oracle, name)) if oracle.is_file() else None)
+    return Dialogue(name, audio, tuple(words), tuple(_read_list(oracle)) if oracle.exists() else None)
 
 
-def _read_list(path: Path, name: str) -> list[Any]:
+def read_words(path: Path) -> list[Word]:
+    """The words of `text/<id>.json`, of whichever speakers.
+
+    Raises:
+        InputError: names the dialogue and what is wrong.
+    """
+    items = _read_list(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise InputError(f"dialogue {name}: no {path.parent.name}/{path.name}") from e
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"dialogue {name}: {path.parent.name}/{path.name} is not JSON: {e}") from e
-    if not isinstance(value, list):
-        raise InputError(f"dialogue {name}: {path.parent.name}/{path.name} holds no list")
-    return value
+        return words_from_json(items)
+    except InputError as e:
+        raise InputError(f"dialogue {path.stem}: text/{path.name}: {e}") from e
 
 
-def _find_audio(root: Path, name: str) -> Path | None:
-    """The sound file of a dialogue, its suffix in whatever case."""
-    folder = root / "audio"
-    exact = (folder / f"{name}{suffix}" for suffix in AUDIO_SUFFIXES)
-    return next((p for p in exact if p.exists()), None) or next(
-        (p for p in sorted(folder.glob("*")) if p.stem == name and p.suffix.lower() in AUDIO_SUFFIXES), None
+def _read_list(path: Path) -> list[Any]:
+    try:
+        return read_json_list(path)
+    except InputError as e:
+        short = str(e).removeprefix(f"{path.parent.parent}/")
+        raise InputError(f"dialogue {path.stem}: {short}") from None
+
+
+def find_audio(root: Path, name: str) -> Path:
+    """The sound file of a dialogue, its suffix in whatever case.
+
+    Raises:
+        InputError: there is none.
+    """
+    exact = (root / "audio" / f"{name}{suffix}" for suffix in AUDIO_SUFFIXES)
+    found = next((p for p in exact if p.exists()), None) or next(
+        (p for p in (root / "audio").iterdir() if p.stem == name and p.suffix.lower() in AUDIO_SUFFIXES), None
     )
+    if found is None:
+        raise InputError(f"dialogue {name}: no audio/{name}.wav")
+    return found
 
 
 def read_stereo(dialogue: Dialogue, sample_rate: int = 24_000) -> np.ndarray:

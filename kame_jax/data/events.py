@@ -6,6 +6,7 @@ laying them on frames `oracle.schedule`'s. Semantics: SakanaAI/kame_finetune `to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
+from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
 from kame_jax.oracle.text import encode_oracle
 
@@ -206,10 +208,14 @@ def _use_hint(index: int, record: Mapping[str, Any]) -> int:
 def _channel(index: int, record: Mapping[str, Any]) -> int:
     if not isinstance(record, Mapping):
         raise InputError(f"oracle record {index}: expected an object, got {record!r}")
+    value = record.get("channel", 0)
     try:
-        return int(record.get("channel", 0))
-    except (TypeError, ValueError) as e:
-        raise InputError(f"oracle record {index}: channel {record['channel']!r}, expected 0 or 1") from e
+        channel = int(value)
+    except (TypeError, ValueError, OverflowError):
+        channel = -1
+    if channel not in CHANNELS.values():
+        raise InputError(f"oracle record {index}: channel {value!r}, expected 0 or 1")
+    return channel
 
 
 def _tokens(
@@ -223,6 +229,7 @@ def _tokens(
 
 def _ratio(value: Any) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        ratio = float(value)
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return ratio if math.isfinite(ratio) else 0.0

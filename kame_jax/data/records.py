@@ -6,6 +6,7 @@ SakanaAI/kame_finetune `tools/tokenize_audio.py` and `tools/prepare_dataset.py`.
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from kame_jax.data.events import FIELDS, UNSAID, OracleEvents, pack_events
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.files import write_whole
+from kame_jax.files import regular_file, write_whole
 
 
 @dataclass(frozen=True)
@@ -56,24 +57,49 @@ def record_from_columns(name: str, columns: Mapping[str, Any]) -> Record:
         needed += [event_column(s, f) for s in CHANNELS for f in FIELDS if f != "use_hint"]
     if missing := [column for column in needed if columns.get(column) is None]:
         raise InputError(f"no record, it lacks {', '.join(missing)}")
-    tokens = {s: np.asarray(columns[s], np.int32) for s in CHANNELS}
+    tokens = {s: _array(columns, s, np.int32) for s in CHANNELS}
     shapes = {s: list(array.shape) for s, array in tokens.items()}
-    if shapes["A"] != shapes["B"] or len(shapes["A"]) != 2:
+    if shapes["A"] != shapes["B"] or len(shapes["A"]) != 2 or not shapes["A"][0]:
         raise InputError(f"shapes {shapes}, expected [1 + codebooks, frames], the same for both speakers")
     events = {}
     for s in CHANNELS:
         if not with_events:
             events[s] = pack_events([], [], [], [], [])
             continue
-        values: dict[str, Any] = {f: columns.get(event_column(s, f)) for f in FIELDS}
-        if values["use_hint"] is None:
-            values["use_hint"] = np.full(len(values["frame_pos"]), UNSAID, np.int8)
-        events[s] = OracleEvents(**{f: np.asarray(values[f], kind) for f, kind in FIELDS.items()})
+        arrays = {
+            f: _array(columns, event_column(s, f), kind) for f, kind in FIELDS.items() if f != "use_hint"
+        }
+        given = columns.get(event_column(s, "use_hint")) is not None
+        arrays["use_hint"] = (
+            _array(columns, event_column(s, "use_hint"), np.int8)
+            if given
+            else np.full(arrays["frame_pos"].shape, UNSAID, np.int8)
+        )
+        events[s] = OracleEvents(**arrays)
         _check_events(s, events[s])
     return Record(name, tokens, events)
 
 
+def _array(columns: Mapping[str, Any], name: str, kind: type) -> np.ndarray:
+    """A column in its own type; raises InputError when that would change a value."""
+    try:
+        values = np.asarray(columns[name])
+    except ValueError:
+        raise InputError(f"{name}: rows of different lengths") from None
+    if values.dtype == kind:
+        return values
+    if values.dtype.kind not in "iufb":
+        raise InputError(f"{name}: holds {values.dtype}, expected numbers")
+    with np.errstate(invalid="ignore", over="ignore"):
+        array: np.ndarray = values.astype(kind)
+    if array.dtype.kind == "i" and not np.array_equal(array, values):
+        raise InputError(f"{name}: holds a value that is not of type {array.dtype}")
+    return array
+
+
 def _check_events(speaker: str, events: OracleEvents) -> None:
+    if any(getattr(events, field).ndim != 1 for field in FIELDS):
+        raise InputError(f"oracle events of speaker {speaker}: a column is not a list")
     count = len(events)
     fits = all(len(getattr(events, f)) == count for f in ("ratio", "skip_forbid", "use_hint"))
     for values, offsets in (
@@ -84,6 +110,8 @@ def _check_events(speaker: str, events: OracleEvents) -> None:
         fits = fits and offsets[0] == 0 and offsets[-1] == len(values)
     if not fits:
         raise InputError(f"oracle events of speaker {speaker}: columns of different lengths")
+    if not np.isfinite(events.ratio).all():
+        raise InputError(f"oracle events of speaker {speaker}: a ratio that is not a finite number")
 
 
 def save_record(folder: str | Path, record: Record, **extra: np.ndarray) -> Path:
@@ -108,14 +136,35 @@ def load_record(path: str | Path) -> Record:
         InputError: no such file, not a record, arrays missing, or speakers of different shapes.
     """
     path = Path(path)
+    arrays = read_arrays(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
         return record_from_columns(path.stem, arrays)
     except InputError as e:
         raise InputError(f"{path}: {e}") from e
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as e:
-        raise InputError(f"{path}: not a record that can be read: {e}") from e
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file, each decoded once its checksum is known to be right.
+
+    Raises:
+        InputError: no such file, or a damaged one.
+    """
+    regular_file(path, "a record")
+    try:
+        with zipfile.ZipFile(path) as file:
+            contents = {name.removesuffix(".npy"): file.read(name) for name in file.namelist()}
+        return {
+            name: np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+            for name, content in contents.items()
+        }
+    except Exception as e:  # those of zip, zlib and NumPy share no class
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise InputError(f"{path}: not a record that can be read: {reason}") from e
+
+
+def record_files(folder: str | Path) -> list[Path]:
+    """The records `<id>.npz` of a folder, sorted; not the hidden files that macOS and unfinished writes leave."""
+    return sorted(path for path in Path(folder).glob("*.npz") if not path.name.startswith("."))
 
 
 def load_records(folder: str | Path) -> list[Record]:
@@ -125,7 +174,7 @@ def load_records(folder: str | Path) -> list[Record]:
         InputError: none there, or everything that is wrong with them, in one list.
     """
     records, problems = [], []
-    for path in sorted(Path(folder).glob("*.npz")):
+    for path in record_files(folder):
         try:
             records.append(load_record(path))
         except InputError as e:

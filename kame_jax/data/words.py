@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,10 @@ from kame_jax.errors import InputError
 
 CHANNELS = {"A": 0, "B": 1}
 """Speaker -> audio channel of a dialogue (kame_finetune: A left, B right)."""
+LATEST = 86_400.0
+"""Seconds, a day: a word that begins later has another clock than its recording's."""
+LONGEST = 20.0
+"""Seconds: where most words last longer, their times are not seconds."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +33,41 @@ def words_from_json(items: Sequence[dict[str, Any]]) -> list[Word]:
     """Words of a `text/<id>.json` list.
 
     Raises:
-      InputError: an item that lacks a field or holds a value of the wrong kind; names its index.
+      InputError: an item that lacks a field or holds a value of the wrong kind (names its index), or times that cannot
+        be seconds from the beginning of a recording.
     """
     words = []
     for i, item in enumerate(items):
         try:
-            word = Word(str(item["speaker"]), str(item["word"]), float(item["start"]), float(item["end"]))
-        except (KeyError, TypeError, ValueError) as e:
-            raise InputError(f"word {i}: {item!r}: expected speaker, word, start and end in seconds") from e
-        words.append(word)
+            speaker, word = item["speaker"], item["word"]
+            start, end = _seconds(item["start"]), _seconds(item["end"])
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
+            raise InputError(
+                f"word {i}: {_shown(item)}: expected speaker, word, start and end in seconds"
+            ) from e
+        if not (isinstance(speaker, str) and isinstance(word, str)):
+            raise InputError(f"word {i}: {_shown(item)}: expected text for speaker and word")
+        if start > LATEST:
+            raise InputError(
+                f"word {i}: {word!r} begins at {start:g}, expected seconds from the beginning of the recording"
+            )
+        words.append(Word(speaker, word, start, end))
+    middle = statistics.median([w.end - w.start for w in words] or [0.0])
+    if middle > LONGEST:
+        raise InputError(f"words last {middle:g} s at the median: are these milliseconds? expected seconds")
     return words
+
+
+def _seconds(value: Any) -> float:
+    """A finite number; raises one of the errors that Python has for anything else."""
+    if isinstance(value, bool) or not math.isfinite(seconds := float(value)):
+        raise ValueError(value)
+    return seconds
+
+
+def _shown(item: Any) -> str:
+    text = repr(item)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def words_to_json(words: Sequence[Word]) -> list[dict[str, Any]]:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import kame_jax.assets.dialogues as assets
+from kame_jax.oracle.text import TOKENIZER_NAME
 
 ROOT = Path(assets.__file__).parent
 """Folder of the bundled dialogues, in the layout that `data.dialogue` reads."""
-TOKENIZER = ROOT / "tokenizer.model"
+TOKENIZER = ROOT / TOKENIZER_NAME
+"""What the bundled model writes its text with."""
 
 
 @dataclass(frozen=True)

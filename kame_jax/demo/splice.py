@@ -130,7 +130,11 @@ def find_exchanges(
 
 
 def splice(
-    exchanges: Sequence[Exchange], count: int, per_dialogue: int, rng: np.random.Generator, pad_id: int = 3
+    exchanges: Sequence[Exchange],
+    count: int,
+    per_dialogue: int,
+    rng: np.random.Generator,
+    silent: tuple[int, int] = (3, 0),
 ) -> Iterator[Record]:
     """New dialogues: exchanges in random order, every fact word drawn anew.
 
@@ -139,7 +143,7 @@ def splice(
         count: of dialogues.
         per_dialogue: exchanges of each.
         rng: what is drawn.
-        pad_id: the text id of a frame within a word.
+        silent: the text ids of a frame within a word, and of the one before the next word.
     """
     recorded: dict[str, dict[int, list[np.ndarray]]] = {}
     for exchange in exchanges:
@@ -151,7 +155,7 @@ def splice(
         parts = []
         for _ in range(per_dialogue):
             order = order or rng.permutation(len(exchanges)).tolist()
-            parts.append(_reworded(exchanges[order.pop()], recorded, rng, pad_id))
+            parts.append(_reworded(exchanges[order.pop()], recorded, rng, silent))
         yield _joined(f"spliced-{number:05d}", parts)
 
 
@@ -159,7 +163,7 @@ def _reworded(
     exchange: Exchange,
     recorded: Mapping[str, Mapping[int, list[np.ndarray]]],
     rng: np.random.Generator,
-    pad_id: int,
+    silent: tuple[int, int],
 ) -> Exchange:
     """The exchange with other fact words; itself where none were found that leave a change of mind its time."""
     for _ in range(TRIES):
@@ -168,7 +172,7 @@ def _reworded(
             words.append(int(rng.choice(sorted(recorded[fact.slot].keys() - exchange.held_out))))
             recordings = recorded[fact.slot][words[-1]]
             clips.append(recordings[rng.integers(len(recordings))])
-        spoken = _with_clips(exchange, words, clips, pad_id)
+        spoken = _with_clips(exchange, words, clips, silent)
         if not (change := exchange.revised):
             return spoken
         before, after = spoken.facts[change - 1], spoken.facts[change]
@@ -181,7 +185,7 @@ def _reworded(
 
 
 def _with_clips(
-    exchange: Exchange, words: Sequence[int], clips: Sequence[np.ndarray], pad_id: int
+    exchange: Exchange, words: Sequence[int], clips: Sequence[np.ndarray], silent: tuple[int, int]
 ) -> Exchange:
     """The exchange with these tokens and codes for its facts, and everything behind each of them moved along."""
     asked, said, facts, at = [], [], [], 0
@@ -190,8 +194,11 @@ def _with_clips(
     grown = 0
     for fact, word, clip in zip(exchange.facts, words, clips):
         old, new = fact.stop - fact.start, clip.shape[1]
-        text = np.full(new, pad_id, np.int32)
-        text[-1] = exchange.said[0, fact.stop - 1]
+        text = np.full(new, silent[0], np.int32)
+        if old > 1:
+            text[-1] = exchange.said[0, fact.stop - 1]
+        elif fact.stop < exchange.said.shape[1]:  # the next word followed at once, now it follows padding
+            text[-1] = silent[1]
         text[0] = word
         asked += [exchange.asked[:, at : fact.start]]
         asked += [exchange.asked[:, fact.start + np.minimum(np.arange(new), old - 1)]]

@@ -32,11 +32,11 @@ from kame_jax.files import write_whole
 from kame_jax.interop import load_checkpoint, load_mimi, open_checkpoint
 from kame_jax.interop.export import export
 from kame_jax.interop.safetensors_file import SafetensorsFile
-from kame_jax.make.whole import build_records, mimi_encoder
 from kame_jax.oracle import OracleSchedule
 from kame_jax.oracle.levels import hint_level
-from kame_jax.oracle.text import decode_text, encode_oracle, load_tokenizer
+from kame_jax.oracle.text import TOKENIZER_NAME, decode_text, encode_oracle, load_tokenizer
 from kame_jax.picture import Mark, conversation
+from kame_jax.train.corpus import Tokenizers, read_records
 
 TAIL_FRAMES = 12
 """Silence after each question's recording, so that a late answer is heard to its end."""
@@ -86,16 +86,14 @@ def tokenise(config: RunConfig, folder: Path) -> dict[str, Any]:
     dialogues = read_dialogues(ROOT)
     splits = {entry.id: entry.split for entry in sample_entries()}
     tokenizer = load_tokenizer(TOKENIZER)
-    encode = mimi_encoder(load_mimi(TINY), config.model.n_q // 2)
     with _progress() as bar:
-        task = bar.add_task("recordings", total=2 * len(dialogues))
-        records = build_records(
-            dialogues,
-            tokenizer,
-            encode,
-            pad_id=config.model.text_padding_id,
-            end_pad_id=config.model.text_end_padding_id,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        task = bar.add_task("dialogues", total=len(dialogues))
+        records = read_records(
+            ROOT,
+            config.model,
+            lambda: Tokenizers(TOKENIZER, str(TINY)),
+            rules=config.data.rules,
+            progress=lambda done, total, text: bar.update(task, completed=done, total=total),
         )
     training = [record for record in records if splits[record.id] == "train"]
     exchanges = find_exchanges(
@@ -107,7 +105,8 @@ def tokenise(config: RunConfig, folder: Path) -> dict[str, Any]:
         frame_rate=config.codec.frame_rate,
     )
     rng = np.random.default_rng(config.seed)
-    for record in splice(exchanges, SPLICED, PER_DIALOGUE, rng, config.model.text_padding_id):
+    silent = (config.model.text_padding_id, config.model.text_end_padding_id)
+    for record in splice(exchanges, SPLICED, PER_DIALOGUE, rng, silent):
         save_record(folder / "train", record)
     for record in records:
         if splits[record.id] == "heldout":
@@ -151,13 +150,13 @@ def convert(checkpoint: Path, out: Path) -> dict[str, Any]:
             raise RuntimeError(f"the round trip changed {len(changed)} tensors: {', '.join(changed[:5])}")
         count, size = len(first.infos), (bundle / "model.safetensors").stat().st_size
     shutil.rmtree(again)
-    for name in ("mimi.safetensors", "mimi_config.json", "tokenizer.model"):
+    for name in ("mimi.safetensors", "mimi_config.json", TOKENIZER_NAME):
         shutil.copyfile(TINY / name, bundle / name)
     settings = json.loads((bundle / "config.json").read_text())
     settings |= {
         "mimi_name": "mimi.safetensors",
         "mimi_config_name": "mimi_config.json",
-        "tokenizer_name": "tokenizer.model",
+        "tokenizer_name": TOKENIZER_NAME,
     }
     write_whole(
         bundle / "config.json", lambda file: file.write((json.dumps(settings, indent=4) + "\n").encode())

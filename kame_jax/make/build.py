@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from kame_jax.data.dataset import BLOCK_FRAMES, TOKENIZER, Dataset, find_dataset, write_dataset
+from kame_jax.data.dataset import BLOCK_FRAMES, Dataset, find_dataset, write_dataset
 from kame_jax.data.parquet import parquet_names, read_parquet, write_parquet
 from kame_jax.data.records import Record, load_record
 from kame_jax.errors import InputError
 from kame_jax.make.tokens import read_settings
+from kame_jax.oracle.text import TOKENIZER_NAME
 
 SHARED = ("codebooks", "card", "text_card", "frame_rate", "tokenizer_sha256", "codec_weights")
 """What the records of one data set must have in common, where it is known."""
@@ -72,7 +73,7 @@ def open_source(path: str | Path) -> Source:
     records = sorted(p for p in folder.glob("*.npz") if not p.name.startswith("."))
     if not records:
         raise InputError(f"{path}: no records in it, expected <id>.npz files, parquet files or a data set")
-    tokenizer = folder / TOKENIZER
+    tokenizer = folder / TOKENIZER_NAME
     return Source(
         str(path),
         lambda: (file.stem for file in records),

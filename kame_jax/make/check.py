@@ -111,7 +111,7 @@ def _note_events(oracle: Sequence[Mapping[str, Any]], seconds: float, notes: lis
 
 def _outside(record: Any, seconds: float) -> bool:
     at = record.get("timestamp_ms") if isinstance(record, Mapping) else None
-    return isinstance(at, int | float) and not 0 <= at / 1000 < seconds
+    return isinstance(at, int | float) and not 0 <= at < seconds * 1000
 
 
 def _said(word: Word) -> str:

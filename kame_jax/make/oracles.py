@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kame_jax.data.words import Word, words_from_json
+from kame_jax.data.dialogue import find_texts, read_words
 from kame_jax.errors import InputError
 from kame_jax.llm import LLMError
 from kame_jax.make import prompts
@@ -85,23 +84,6 @@ class Job:
         return dataclasses.asdict(self) | {"model": model, "prompts": prompts.VERSION, "pool": pool}
 
 
-def read_words(path: Path) -> list[Word]:
-    """The words of `text/<id>.json`.
-
-    Raises:
-        InputError: one line with the dialogue's name.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, list):
-            raise InputError("holds no list")
-        return words_from_json(value)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"dialogue {path.stem}: text/{path.name} is not JSON: {error}") from None
-    except (InputError, OSError) as error:
-        raise InputError(f"dialogue {path.stem}: text/{path.name}: {error}") from None
-
-
 def make_oracles(
     root: str | Path,
     job: Job,
@@ -132,14 +114,14 @@ def make_oracles(
         InputError: no texts there, or oracles that were made with other settings.
     """
     root = Path(root)
-    texts = sorted((root / "text").glob("*.json"))
+    texts = find_texts(root)
     if not texts:
         raise InputError(f"{root}: no dialogue in it, expected text/<id>.json")
     if job.strategy not in STRATEGIES:
         raise InputError(f"strategy {job.strategy!r}: expected one of {', '.join(STRATEGIES)}")
     replies: tuple[Reply, ...] = ()
     if job.strategy == "random":
-        replies = _reply_pool(sorted((Path(pool or root) / "text").glob("*.json")), job, tokens)
+        replies = _reply_pool(find_texts(pool or root), job, tokens)
     target = Path(out) if out else root / "oracle_raw"
     model, drawn = answers.config.model if answers else None, pool_fingerprint(replies) if replies else None
     _settle(target, job.description(model, drawn), overwrite)

@@ -10,32 +10,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from sentencepiece import SentencePieceProcessor
 
-from kame_jax.data.dialogue import AUDIO_SUFFIXES, find_dialogues, read_dialogue, read_stereo
+from kame_jax.codec.sound_file import SoundFile
+from kame_jax.data.dialogue import Dialogue, find_audio, find_dialogues, read_dialogue, read_stereo
 from kame_jax.data.events import build_events
-from kame_jax.data.records import Record, save_record
+from kame_jax.data.records import Record, read_arrays, record_from_columns, save_record
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.files import write_whole
+from kame_jax.files import read_json, write_whole
 from kame_jax.make.align import text_rows
 from kame_jax.make.check import MIN_RATE, check_dialogue
 from kame_jax.make.encoding import Encode
+from kame_jax.make.job import Job, Outcome, Progress, Shard, settle
 from kame_jax.make.origin import contamination
 from kame_jax.make.rules import Rules
-from kame_jax.make.settings import write_json
-from kame_jax.oracle.text import load_tokenizer
+from kame_jax.oracle.text import TOKENIZER_NAME, load_tokenizer
 
 SETTINGS = "settings.json"
 """What the records of a folder were made with."""
-TOKENIZER = "tokenizer.model"
+NUMBERS = ("codebooks", "card", "text_card", "sample_rate", "frame_rate")
+"""Those settings that are numbers above 0."""
 GROUP_SECONDS = 1800.0
 """Audio held in memory at a time, and as much again read ahead."""
 GROUP_SIZE = 64
@@ -81,24 +82,9 @@ class Settings:
         }
 
 
-@dataclass
-class Report:
-    """What became of the dialogues of one process."""
-
-    made: int = 0
-    kept: int = 0
-    """Records that were there already."""
-    seconds: float = 0.0
-    """Of audio, in records made or kept."""
-    problems: list[str] = field(default_factory=list)
-    """One line for each dialogue that was left out."""
-    notes: list[str] = field(default_factory=list)
-    """One line for each thing that was mended or passed over."""
-
-
 @dataclass(frozen=True)
-class _Job:
-    """A dialogue on its way."""
+class _Prepared:
+    """A dialogue that was read and checked, and waits for its codes."""
 
     name: str
     text: dict[str, list[int]]
@@ -118,11 +104,11 @@ def tokenize(
     encode: Encode,
     weights: str,
     *,
-    shard: tuple[int, int] = (0, 1),
+    shard: Shard = (0, 1),
     threads: int = 4,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total, text: None,
     say: Callable[[str], None] = lambda line: None,
-) -> Report:
+) -> Outcome:
     """Makes the records of a folder of dialogues that are not there yet.
 
     Args:
@@ -131,86 +117,66 @@ def tokenize(
         settings: how.
         encode: the codec (`encoding.batch_encoder`).
         weights: a name for its weights (`encoding.fingerprint`).
-        shard: (i, n) takes every n-th dialogue from the i-th on, so that n processes share the work.
+        shard: which of the dialogues.
         threads: that read and resample audio ahead of the codec.
-        progress: called with the dialogues done and their total.
-        say: called with each line of the report as it comes up.
+        progress, say: see `make.job`.
 
     Raises:
         InputError: there are no dialogues, or `out` holds records that were made with other settings.
     """
     root, out = Path(root), Path(out)
     names, incomplete = find_dialogues(root)
-    made_of = contamination(root)
-    _settle(out, settings, settings.description(weights) | ({"contamination": made_of} if made_of else {}))
+    _settle(out, settings, weights, contamination(root))
     tokenizer = load_tokenizer(settings.tokenizer)
     mine = names[shard[0] :: shard[1]]
-    report = Report()
-
-    def complain(line: str) -> None:
-        report.problems.append(line)
-        say(line)
-
+    job = Job(Outcome(), len(mine), progress=progress, say=say)
     for line in incomplete if shard[0] == 0 else ():
-        complain(line)
-    done = 0
+        job.complain(line)
     with ThreadPoolExecutor(threads) as pool:
+
+        def submitted(names: Sequence[str]) -> dict[str, Future[_Prepared]]:
+            return {name: pool.submit(_prepare, root, out, name, settings, tokenizer) for name in names}
+
         groups = _groups(root, mine)
-        ahead = [pool.submit(_prepare, root, out, name, settings, tokenizer) for name in next(groups, ())]
+        ahead = submitted(next(groups, ()))
         while ahead:
-            current = ahead
-            ahead = [pool.submit(_prepare, root, out, name, settings, tokenizer) for name in next(groups, ())]
-            jobs = []
-            for future in current:
-                try:
-                    job = future.result()
-                except InputError as error:
-                    complain(str(error))
-                    continue
-                report.seconds += job.seconds
-                if job.audio is None and not job.codes:
-                    report.kept += 1
-                else:
-                    jobs.append(job)
-            for line in _finish(jobs, out, settings, tokenizer, encode, report, complain):
-                report.notes.append(line)
-                say(line)
-            done += len(current)
-            progress(done, len(mine))
-    return report
+            current, ahead = ahead, submitted(next(groups, ()))
+            _finish(current, out, settings, tokenizer, encode, job)
+            job.advance(len(current))
+    return job.outcome
 
 
-def _settle(out: Path, settings: Settings, description: dict[str, Any]) -> None:
-    """Leaves the description in a new folder, and compares it with that of an old one."""
+def _settle(out: Path, settings: Settings, weights: str, made_of: dict[str, Any] | None) -> None:
+    """Leaves tokenizer and settings in a new folder, and compares the settings with those of an old one."""
     out.mkdir(parents=True, exist_ok=True)
-    file = out / SETTINGS
-    if not file.is_file():
-        write_whole(out / TOKENIZER, lambda copy: copy.write(settings.tokenizer.read_bytes()))
-        write_json(file, description)
-        return
-    old = read_settings(out)
-    told = ("codec", "contamination")  # said of the records, not how they are made
-    names = [name for name in description if name not in told and old.get(name) != description[name]]
-    if names:
-        raise InputError(
-            f"{out}: its records were made with other settings; give a new folder, or remove it first",
-            [f"{name}: {old.get(name)!r} there, {description[name]!r} here" for name in names],
-        )
+    if not (out / SETTINGS).is_file():
+        write_whole(out / TOKENIZER_NAME, lambda copy: copy.write(settings.tokenizer.read_bytes()))
+    settle(
+        out / SETTINGS,
+        settings.description(weights) | ({"contamination": made_of} if made_of else {}),
+        f"{out}: its records were made with other settings; give a new folder, or remove it first",
+        told=("codec", "contamination"),
+    )
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
-    """What a folder of records says of how they were made; empty where it says nothing.
+    """How the records of a folder were made, as `Settings.description` says it; empty where nothing is said.
 
     Raises:
-        InputError: it is not JSON.
+        InputError: the file is no JSON object, or a number in it is none.
     """
     file = Path(folder) / SETTINGS
-    if not file.is_file():
+    if not file.exists():
         return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: is not JSON: {error}") from None
+    facts = read_json(file)
+    wrong = [name for name in NUMBERS if name in facts and not _is_number(facts[name])]
+    if wrong:
+        raise InputError(f"{file}: expected a number above 0 for {', '.join(wrong)}")
+    return facts
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1 << 31
 
 
 def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:
@@ -218,10 +184,7 @@ def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:
     group: list[str] = []
     seconds = 0.0
     for name in names:
-        try:
-            length = soundfile.info(str(_audio(root, name))).duration
-        except (soundfile.LibsndfileError, RuntimeError):  # said when it is read
-            length = 0.0
+        length = _seconds(root, name)
         if group and (seconds + length > GROUP_SECONDS or len(group) == GROUP_SIZE):
             yield group
             group, seconds = [], 0.0
@@ -231,61 +194,66 @@ def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _audio(root: Path, name: str) -> Path:
-    return next(p for suffix in AUDIO_SUFFIXES if (p := root / "audio" / f"{name}{suffix}").is_file())
+def _seconds(root: Path, name: str) -> float:
+    """The length of a dialogue's sound; 0 where it cannot be read, which is reported when it is."""
+    try:
+        with SoundFile(find_audio(root, name)) as file:
+            return float(file.frames / file.samplerate)
+    except (InputError, OSError):
+        return 0.0
 
 
-def _prepare(root: Path, out: Path, name: str, settings: Settings, tokenizer: SentencePieceProcessor) -> _Job:
+def _prepare(
+    root: Path, out: Path, name: str, settings: Settings, tokenizer: SentencePieceProcessor
+) -> _Prepared:
     """Reads and checks one dialogue.
 
     Raises:
-        InputError: one line with the dialogue's name.
+        InputError: what is wrong with it.
     """
-    try:
-        stamps = {
-            "source_audio": _stamp([_audio(root, name)]),
-            "source_text": _stamp([root / "text" / f"{name}.json", root / "oracle_raw" / f"{name}.json"]),
-        }
-        old = _old(out / f"{name}.npz")
-        same = {key: key in old and np.array_equal(old[key], stamp) for key, stamp in stamps.items()}
-        if same["source_audio"] and same["source_text"]:
-            frames = old["A"].shape[1]
-            return _Job(name, {}, None, (), {}, frames / settings.frame_rate, None, {})
-        dialogue = read_dialogue(root, name)
-        codes, audio = {}, None
-        if same["source_audio"]:
-            codes = {s: old[s][1:] for s in CHANNELS}
-            seconds = codes["A"].shape[1] / settings.frame_rate
-        else:
-            rate = soundfile.info(str(dialogue.audio)).samplerate
-            if rate < MIN_RATE:
-                raise InputError(
-                    f"{dialogue.audio.name} has {rate} samples a second, expected at least {MIN_RATE}"
-                )
-            audio = read_stereo(dialogue, settings.sample_rate)
-            seconds = audio.shape[1] / settings.sample_rate
-            _check_audio(dialogue.audio.name, audio)
-        checked = check_dialogue(dialogue.words, dialogue.oracle, seconds, mend=settings.rules.sort_words)
-        text = text_rows(
-            checked.words,
-            tokenizer,
-            settings.pad_id,
-            settings.end_pad_id,
-            settings.frame_rate,
-            exact=settings.rules.exact_frames,
-            spaces=settings.spaces,
-        )
-    except (InputError, soundfile.LibsndfileError) as error:
-        raise InputError(about(name, InputError(str(error)))) from None
-    return _Job(name, text, dialogue.oracle, checked.notes, stamps, seconds, audio, codes)
+    stamps = {
+        "source_audio": _stamp([find_audio(root, name)]),
+        "source_text": _stamp([root / "text" / f"{name}.json", root / "oracle_raw" / f"{name}.json"]),
+    }
+    old = _old(out / f"{name}.npz")
+    same = {key: np.array_equal(old.get(key, ()), stamp) for key, stamp in stamps.items()}
+    if same["source_audio"] and same["source_text"]:
+        return _Prepared(name, {}, None, (), {}, old["A"].shape[1] / settings.frame_rate, None, {})
+    dialogue = read_dialogue(root, name)
+    codes, audio = {}, None
+    if same["source_audio"]:
+        codes = {s: old[s][1:] for s in CHANNELS}
+        seconds = codes["A"].shape[1] / settings.frame_rate
+    else:
+        audio = _read_voices(dialogue, settings.sample_rate)
+        seconds = audio.shape[1] / settings.sample_rate
+    checked = check_dialogue(dialogue.words, dialogue.oracle, seconds, mend=settings.rules.sort_words)
+    text = text_rows(
+        checked.words,
+        tokenizer,
+        settings.pad_id,
+        settings.end_pad_id,
+        settings.frame_rate,
+        exact=settings.rules.exact_frames,
+        spaces=settings.spaces,
+    )
+    return _Prepared(name, text, dialogue.oracle, checked.notes, stamps, seconds, audio, codes)
 
 
-def _check_audio(name: str, audio: np.ndarray) -> None:
-    if not np.isfinite(audio).all():
-        raise InputError(f"{name} holds a sample that is no finite number")
+def _read_voices(dialogue: Dialogue, sample_rate: int) -> np.ndarray:
+    """Both speakers' audio, float32 `[2, samples]`, once it is known that both can be heard."""
+    with SoundFile(dialogue.audio) as file:
+        if file.samplerate < MIN_RATE:
+            raise InputError(
+                f"{dialogue.audio.name} has {file.samplerate} samples a second, expected at least {MIN_RATE}"
+            )
+    audio = read_stereo(dialogue, sample_rate)
     for speaker, side in CHANNELS.items():
         if not audio[side].any():
-            raise InputError(f"{name}: channel {side}, speaker {speaker}, is all zero, expected a voice")
+            raise InputError(
+                f"{dialogue.audio.name}: channel {side}, speaker {speaker}, is all zero, expected a voice"
+            )
+    return audio
 
 
 def _stamp(files: Sequence[Path]) -> np.ndarray:
@@ -297,97 +265,73 @@ def _stamp(files: Sequence[Path]) -> np.ndarray:
 def _old(path: Path) -> dict[str, np.ndarray]:
     """The record that is there already; nothing when there is none, or it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in ("A", "B", "source_audio", "source_text")}
-    except (OSError, ValueError, KeyError, EOFError):
+        arrays = read_arrays(path)
+        record_from_columns(path.stem, arrays)
+    except InputError:
         return {}
+    return arrays
 
 
 def _finish(
-    jobs: Sequence[_Job],
+    group: Mapping[str, Future[_Prepared]],
     out: Path,
     settings: Settings,
     tokenizer: SentencePieceProcessor,
     encode: Encode,
-    report: Report,
-    complain: Callable[[str], None],
-) -> Iterator[str]:
-    """Encodes a group of dialogues and writes their records; yields what was mended."""
+    job: Job,
+) -> None:
+    """Encodes a group of dialogues and writes their records."""
     step = CHUNK_SECONDS * settings.sample_rate
+    waiting: list[_Prepared] = []
     places: list[tuple[str, str]] = []
     recordings: list[np.ndarray] = []
-    for job in jobs:
-        for speaker, side in CHANNELS.items():
-            if job.audio is not None:
-                pieces = [job.audio[side, i : i + step] for i in range(0, job.audio.shape[1], step)]
-                places += [(job.name, speaker)] * len(pieces)
+    for name, future in group.items():
+        with job.guard(name):
+            prepared = future.result()
+            job.outcome.seconds += prepared.seconds
+            if prepared.audio is None and not prepared.codes:
+                job.outcome.kept += 1
+                continue
+            waiting.append(prepared)
+            if prepared.audio is None:
+                continue
+            for speaker, voice in zip(CHANNELS, prepared.audio):
+                pieces = [voice[i : i + step] for i in range(0, len(voice), step)]
+                places += [(name, speaker)] * len(pieces)
                 recordings += pieces
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     for place, codes in zip(places, encode(recordings) if recordings else ()):
         found.setdefault(place, []).append(codes)
-    for job in jobs:
-        sides = job.codes or {s: np.concatenate(found[job.name, s], axis=1) for s in CHANNELS}
-        try:
-            record = make_record(
-                job.name,
-                job.text,
-                sides,
-                job.oracle,
-                tokenizer,
-                settings.pad_id,
-                settings.frame_rate,
-                protect_kept=settings.rules.protect_kept,
-            )
-        except InputError as error:
-            complain(about(job.name, error))
-            continue
-        save_record(out, record, **job.stamps)
-        report.made += 1
-        for note in job.notes:
-            yield f"dialogue {job.name}: {note}"
+    for prepared in waiting:
+        with job.guard(prepared.name):
+            sides = prepared.codes or {s: np.concatenate(found[prepared.name, s], axis=1) for s in CHANNELS}
+            save_record(out, _record(prepared, sides, settings, tokenizer), **prepared.stamps)
+            job.outcome.made += 1
+            for note in prepared.notes:
+                job.note(prepared.name, note)
 
 
-def about(name: str, error: InputError) -> str:
-    """An error's text with the dialogue's name in front, if it is not there yet."""
-    text = " ".join(str(error).split())
-    return text if text.startswith(f"dialogue {name}: ") else f"dialogue {name}: {text}"
-
-
-def make_record(
-    name: str,
-    text: Mapping[str, Sequence[int]],
+def _record(
+    prepared: _Prepared,
     codes: Mapping[str, np.ndarray],
-    oracle: Sequence[Mapping[str, Any]] | None,
+    settings: Settings,
     tokenizer: SentencePieceProcessor,
-    pad_id: int = 3,
-    frame_rate: float = 12.5,
-    *,
-    protect_kept: bool = False,
 ) -> Record:
-    """One record from its parts.
-
-    Args:
-        name: the dialogue.
-        text: a row of text a speaker, of any length.
-        codes: int32 `[codebooks, frames]` a speaker.
-        oracle: records of `oracle_raw/<id>.json`.
-        tokenizer: of the inner monologue.
-        pad_id: fills the text up.
-        frame_rate: frames a second.
-        protect_kept: see `build_events`.
-
-    Raises:
-        InputError: an oracle record that cannot be read.
-    """
-    tokens = {s: merge_text(text[s], codes[s], pad_id) for s in CHANNELS}
+    """The record of a dialogue; `codes` int32 `[codebooks, frames]` a speaker."""
+    tokens = {s: merge_text(prepared.text[s], codes[s], settings.pad_id) for s in CHANNELS}
     frames = tokens["A"].shape[1]
     events = {
         s: build_events(
-            oracle or (), channel, frames, tokenizer, frame_rate=frame_rate, protect_kept=protect_kept
+            prepared.oracle or (),
+            channel,
+            frames,
+            tokenizer,
+            frame_rate=settings.frame_rate,
+            protect_kept=settings.rules.protect_kept,
         )
         for s, channel in CHANNELS.items()
     }
-    return Record(name, tokens, events)
+    return Record(prepared.name, tokens, events)
 
 
 def merge_text(text: Sequence[int], codes: np.ndarray, pad_id: int) -> np.ndarray:

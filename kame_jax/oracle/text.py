@@ -16,10 +16,12 @@ from kame_jax import hub
 from kame_jax.errors import InputError
 from kame_jax.files import regular_file
 
+TOKENIZER_NAME = "tokenizer.model"
+"""Of the SentencePiece model beside dialogues, records, data sets, checkpoints and in a run's folder."""
 HIDDEN_IDS = (0, 1, 2, 3)
 """Ids that no transcript shows: end of padding (also `<unk>`), begin, end, padding."""
 
-TOKENIZER_NAMES = ("tokenizer.model", "tokenizer_spm_32k_3.model")
+TOKENIZER_NAMES = (TOKENIZER_NAME, "tokenizer_spm_32k_3.model")
 """What a checkpoint's tokenizer is called where no `config.json` names it."""
 
 

@@ -6,10 +6,12 @@ sets and mixtures of them are `data.dataset_samples`'s.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,21 +29,25 @@ from kame_jax.data.collate import OracleAugment
 from kame_jax.data.cutting import Cut, Sample, make_samples
 from kame_jax.data.dataset import Dataset, find_dataset
 from kame_jax.data.dataset_samples import DatasetSamples, MixedSamples, open_samples
-from kame_jax.data.dialogue import read_dialogues
-from kame_jax.data.records import Record, load_records, save_record
+from kame_jax.data.dialogue import find_texts
+from kame_jax.data.records import Record, load_records, record_files
 from kame_jax.errors import InputError
+from kame_jax.files import write_text
 from kame_jax.interop import Checkpoint, load_mimi
 from kame_jax.interop.export import MIMI_NAME, export
 from kame_jax.interop.layouts import Layout
-from kame_jax.make.whole import build_records, mimi_encoder
+from kame_jax.make import encoding
+from kame_jax.make.job import Progress
+from kame_jax.make.rules import PRESETS
+from kame_jax.make.tokens import Settings, tokenize
 from kame_jax.model import tree
 from kame_jax.oracle.schedule import OracleSchedule
-from kame_jax.oracle.text import load_tokenizer
+from kame_jax.oracle.text import TOKENIZER_NAME
 from kame_jax.streams import oracle_start_id
 from kame_jax.train.state import make_quickly
 
-TOKENIZER = "tokenizer.model"
-"""Name of the SentencePiece model in a folder of dialogues and in a run's folder."""
+MADE_FROM = "made_from"
+"""File beside kept records: a name for the dialogues that they were all made from."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,12 @@ def find_tokenizers(config: RunConfig, path: str | Path) -> Tokenizers:
         InputError: no tokenizer of text is named or there.
     """
     named = config.data.tokenizer
-    text = Path(named) if named else Path(path) / TOKENIZER
+    text = Path(named) if named else Path(path) / TOKENIZER_NAME
     if not text.is_file():
         where = (
             f"data.tokenizer: {named}"
             if named
-            else f"{path}: no {TOKENIZER} in it, and data.tokenizer is null"
+            else f"{path}: no {TOKENIZER_NAME} in it, and data.tokenizer is null"
         )
         raise InputError(f"{where}: expected a SentencePiece model file")
     return Tokenizers(text, config.data.codec, (config.codec, config.seed))
@@ -89,8 +95,8 @@ def keep_tokenizers(tools: Tokenizers, folder: Path) -> None:
         folder: of the run; must exist.
     """
     with building(folder / "tokenizers") as scratch:
-        shutil.copyfile(tools.text, scratch / TOKENIZER)
-        (scratch / TOKENIZER).replace(folder / TOKENIZER)
+        shutil.copyfile(tools.text, scratch / TOKENIZER_NAME)
+        (scratch / TOKENIZER_NAME).replace(folder / TOKENIZER_NAME)
         if (folder / MIMI_NAME).is_file():
             return
         mimi = tools.mimi()
@@ -118,7 +124,7 @@ def keep_data_tokenizers(path: str | Path, folder: Path, say: Callable[[str], No
         keep_tokenizers(Tokenizers(dataset.tokenizer, dataset.facts["codec"]), folder)
     except (InputError, KeyError, OSError) as error:
         # A run needs neither: only who wants to hear it does, and can name them then.
-        shutil.copyfile(dataset.tokenizer, folder / TOKENIZER)
+        shutil.copyfile(dataset.tokenizer, folder / TOKENIZER_NAME)
         say(f"the codec of {path} is not at hand, so it is not kept with the run: {error}")
 
 
@@ -141,17 +147,20 @@ def read_records(
     model: ModelConfig,
     tokenizers: Callable[[], Tokenizers],
     cache: Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    rules: str = "kame-jax",
+    progress: Progress = lambda done, total, text: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
-    """All records of a folder, dialogues tokenised where there is no cache of them yet.
+    """All records of a folder; dialogues are tokenised as `kame-jax data tokenize` does it.
 
     Args:
         path: dialogues or records.
-        model: says how many codebooks a speaker has.
+        model: says how many codebooks a speaker has, and the text ids without a word.
         tokenizers: called for dialogues only.
-        cache: folder in which tokenised dialogues are kept, under a name that depends on all they were made from;
-            None keeps nothing.
-        progress: called with the recordings encoded and their total.
+        cache: folder in which tokenised dialogues are kept, under a name that depends on how they are made; those that
+            have changed since are made again. None keeps nothing.
+        rules: a name in `make.rules.PRESETS`, for dialogues.
+        progress, say: see `make.job`.
 
     Raises:
         InputError: everything that is wrong with the files, in one list.
@@ -159,25 +168,57 @@ def read_records(
     path = Path(path)
     if not is_dialogues(path):
         return load_records(path)
-    tools, codebooks = tokenizers(), model.n_q // 2
-    kept = cache / f"{path.name}-{_fingerprint(path, tools, codebooks, model)}" if cache else None
-    if kept is not None and kept.is_dir():
-        return load_records(kept)
-    mimi = tools.mimi()
+    tools = tokenizers()
+    with contextlib.ExitStack() as stack:
+        cache = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kame_jax_records_")))
+        folder = cache / f"{path.name}-{_fingerprint([str(path.absolute()), *_made_by(tools, model, rules)])}"
+        made_from = _fingerprint(_stamps([path / name for name in ("audio", "text", "oracle_raw")]))
+        mark = folder / MADE_FROM
+        if not mark.is_file() or mark.read_text() != made_from:
+            mark.unlink(missing_ok=True)
+            _tokenize(path, folder, tools, model, rules, progress, say)
+            write_text(mark, made_from)
+        return load_records(folder)
+
+
+def _tokenize(
+    path: Path,
+    folder: Path,
+    tools: Tokenizers,
+    model: ModelConfig,
+    rules: str,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> None:
+    """Brings the records in `folder` up to those of the dialogues at `path`."""
+    mimi, codebooks = tools.mimi(), model.n_q // 2
     _check_codec(mimi.config, model, codebooks, tools.codec)
-    records = build_records(
-        read_dialogues(path),
-        load_tokenizer(tools.text),
-        mimi_encoder(mimi, codebooks),
-        pad_id=model.text_padding_id,
-        end_pad_id=model.text_end_padding_id,
+    settings = Settings(
+        tools.text,
+        tools.codec or "random weights",
+        codebooks=codebooks,
+        card=mimi.config.quantizer.bins,
         sample_rate=mimi.config.sample_rate,
         frame_rate=mimi.config.frame_rate,
-        progress=progress,
+        pad_id=model.text_padding_id,
+        end_pad_id=model.text_end_padding_id,
+        rules=PRESETS[rules],
     )
-    if kept is not None:
-        _keep(records, kept)
-    return records
+    outcome = tokenize(
+        path,
+        folder,
+        settings,
+        encoding.batch_encoder(mimi, codebooks),
+        encoding.fingerprint(mimi),
+        progress=progress,
+        say=say,
+    )
+    if outcome.problems:
+        raise InputError(f"{path}: {len(outcome.problems)} dialogues cannot be tokenised", outcome.problems)
+    there = {path.stem for path in find_texts(path)}
+    for file in record_files(folder):
+        if file.stem not in there:
+            file.unlink()
 
 
 def _check_codec(codec: MimiConfig, model: ModelConfig, codebooks: int, name: str | None) -> None:
@@ -190,29 +231,16 @@ def _check_codec(codec: MimiConfig, model: ModelConfig, codebooks: int, name: st
         )
 
 
-def _keep(records: Sequence[Record], folder: Path) -> None:
-    """Writes records into a folder that appears when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with building(folder) as scratch:
-        for record in records:
-            save_record(scratch / folder.name, record)
-        (scratch / folder.name).rename(folder)
-
-
-def _fingerprint(path: Path, tools: Tokenizers, codebooks: int, model: ModelConfig) -> str:
-    """A name for everything that the records of some dialogues follow from; files count by name, size and time."""
-    folders = [path / name for name in ("audio", "text", "oracle_raw")]
-    codec: Any = [to_dict(tools.random_codec[0]), tools.random_codec[1]]
+def _made_by(tools: Tokenizers, model: ModelConfig, rules: str) -> list[Any]:
+    """All that the records of some dialogues follow from besides the dialogues; files count by name, size and time."""
+    codec: list[Any] = [to_dict(tools.random_codec[0]), tools.random_codec[1]]
     if tools.codec is not None:
         codec = [tools.codec, _stamps([Path(tools.codec)])]
-    facts = [
-        codec,
-        codebooks,
-        model.text_padding_id,
-        model.text_end_padding_id,
-        hashlib.sha256(tools.text.read_bytes()).hexdigest(),
-        _stamps(folders),
-    ]
+    text = hashlib.sha256(tools.text.read_bytes()).hexdigest()
+    return [codec, text, model.n_q // 2, model.text_padding_id, model.text_end_padding_id, rules]
+
+
+def _fingerprint(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -230,14 +258,15 @@ def _stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
 def read_samples(
     path: str | Path,
     config: RunConfig,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total, text: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Sequence[Sample]:
     """The samples of whatever lies at `path`: a data set or a mixture, read when they are needed; else all at once.
 
     Args:
         path: as `config.data.path` takes it.
         config: of the run.
-        progress: called with the recordings encoded and their total.
+        progress, say: see `make.job`.
 
     Raises:
         InputError: everything that is wrong with the files, in one list.
@@ -248,7 +277,13 @@ def read_samples(
     if stored is not None:
         return stored
     records = read_records(
-        path, model, lambda: find_tokenizers(config, path), Path(config.run_dir) / "records", progress
+        path,
+        model,
+        lambda: find_tokenizers(config, path),
+        Path(config.run_dir) / "records",
+        data.rules,
+        progress,
+        say,
     )
     samples = make_samples(records, model, speakers=data.speakers, cut=cut)
     if not samples:

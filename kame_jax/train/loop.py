@@ -252,9 +252,11 @@ def _result(
 def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) -> Sequence[Sample]:
     if path is None:
         raise InputError(f"{name}: null, expected a data set, or a folder of dialogues or of records")
-    return first_then_others(
-        lambda: read_samples(path, config, lambda done, total: watch.count(f"tokenising {path}", done, total))
-    )
+
+    def progress(done: int, total: int, text: str) -> None:
+        watch.count(f"tokenising {path}", done, total)
+
+    return first_then_others(lambda: read_samples(path, config, progress, watch.say))
 
 
 def _write_config(config: RunConfig, folder: Path, watch: Progress) -> None:

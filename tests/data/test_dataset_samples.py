@@ -232,7 +232,7 @@ def test_a_run_says_when_its_preset_is_not_that_of_its_data(records, tmp_path):
         write_dataset(tmp_path / name, {"train": lambda: records}, FACTS | {"rules": {"sort_words": on}})
     config = run_config(tmp_path, tmp_path)
     reference = dataclasses.replace(config.oracle, tail="keep", causal=False)
-    data = dataclasses.replace(config.data, carry_oracle=False, mask_fill=False)
+    data = dataclasses.replace(config.data, rules="reference", carry_oracle=False, mask_fill=False)
     other = dataclasses.replace(config, oracle=reference, data=data)
     stored = {name: DatasetSamples(tmp_path / name, MODEL) for name in ("reference", "kame-jax")}
     assert preset_note(stored["reference"], other) is preset_note(stored["kame-jax"], config) is None

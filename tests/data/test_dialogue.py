@@ -69,8 +69,8 @@ def test_a_folder_that_is_none_of_dialogues_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[{", "dialogue one: text/one.json is not JSON"),
-        ("{}", "dialogue one: text/one.json holds no list"),
+        ("[{", "dialogue one: text/one.json: not valid JSON"),
+        ("{}", "dialogue one: text/one.json: expected a JSON list"),
         ('[{"speaker": "A", "word": "x", "start": 0}]', "dialogue one: text/one.json: word 0"),
         (json.dumps([{**WORDS[0], "speaker": "C"}]), r"dialogue one: speakers \['C'\]"),
         (json.dumps(WORDS[:1]), "dialogue one: no word of speaker A"),

@@ -3,32 +3,27 @@
 import dataclasses
 import errno
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from kame_jax.codec import mimi as codec
-from kame_jax.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
 from kame_jax.data.dialogue import read_dialogues, read_stereo
-from kame_jax.data.records import load_record, load_records, save_record
-from kame_jax.data.words import Word
+from kame_jax.data.events import FIELDS
+from kame_jax.data.records import load_record, load_records, record_columns, record_from_columns, save_record
 from kame_jax.demo.dialogues import ROOT, TOKENIZER
 from kame_jax.errors import InputError, WorkError
-from kame_jax.make import whole
-from kame_jax.make.tokens import merge_text
-from kame_jax.make.whole import build_records, mimi_encoder
+from kame_jax.make import tokens
+from kame_jax.make.tokens import Settings, merge_text, tokenize
 from kame_jax.oracle.text import decode_text, load_tokenizer
+from tests.bundled import copy_dialogues
 
 
 def loudness(recordings):
     """A codec of two codebooks: how loud a frame is, and which recording it belongs to."""
-    for i, audio in enumerate(recordings):
-        frames = np.pad(audio, (0, -len(audio) % 1920)).reshape(-1, 1920)
-        yield np.stack(
-            [(np.abs(frames).mean(axis=1) > 0.003).astype(np.int32), np.full(len(frames), i, np.int32)]
-        )
+    cut = [np.pad(audio, (0, -len(audio) % 1920)).reshape(-1, 1920) for audio in recordings]
+    return [
+        np.stack([(np.abs(frames).mean(axis=1) > 0.003).astype(np.int32), np.full(len(frames), i, np.int32)])
+        for i, frames in enumerate(cut)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +36,16 @@ def dialogues():
     return read_dialogues(ROOT, ["d000", "d001", "d002"])
 
 
+def tokenized(names, folder):
+    """The records of some bundled dialogues."""
+    root = copy_dialogues(folder / "dialogues", names)
+    tokenize(root, folder / "records", Settings(TOKENIZER, "none", codebooks=2), loudness, "none")
+    return load_records(folder / "records")
+
+
 @pytest.fixture(scope="module")
-def built(dialogues, tokenizer):
-    return build_records(dialogues, tokenizer, loudness)
+def built(dialogues, tmp_path_factory):
+    return tokenized([dialogue.id for dialogue in dialogues], tmp_path_factory.mktemp("built"))
 
 
 def test_rows_are_text_and_codes_of_each_speaker_over_the_audio_frames(built, dialogues, tokenizer):
@@ -72,15 +74,9 @@ def test_events_lie_on_the_frame_of_their_arrival(built, dialogues):
         assert record.events["A"].frame_pos.tolist() == arrivals
 
 
-def test_progress_counts_recordings(dialogues, tokenizer):
-    seen = []
-    build_records(dialogues, tokenizer, loudness, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i + 1, 6) for i in range(6)]
-
-
-def test_long_audio_is_encoded_in_pieces_from_a_fresh_state(dialogues, tokenizer, monkeypatch):
-    monkeypatch.setattr(whole, "CHUNK_SECONDS", 1)
-    record = build_records(dialogues[:1], tokenizer, loudness)[0]
+def test_long_audio_is_encoded_in_pieces_from_a_fresh_state(dialogues, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "CHUNK_SECONDS", 1)
+    record = tokenized(["d000"], tmp_path)[0]
     pieces = -(-read_stereo(dialogues[0]).shape[1] // 24_000)
     assert sorted(set(record.tokens["A"][2])) == list(range(pieces))
     assert sorted(set(record.tokens["B"][2])) == list(range(pieces, 2 * pieces))
@@ -90,21 +86,6 @@ def test_text_is_cut_or_filled_to_the_audio():
     codes = np.zeros((1, 4), np.int32)
     assert merge_text([7, 8], codes, 3)[0].tolist() == [7, 8, 3, 3]
     assert merge_text([7, 8, 9, 10, 11], codes, 3)[0].tolist() == [7, 8, 9, 10]
-
-
-def test_what_is_wrong_is_said_with_the_dialogue_before_anything_is_encoded(dialogues, tokenizer):
-    crowded = dataclasses.replace(
-        dialogues[0], words=(Word("A", "x" * 20, 0.0, 0.01), Word("B", "red", 0.0, 1.0))
-    )
-    missing = dataclasses.replace(dialogues[1], audio=dialogues[1].audio.with_name("none.wav"))
-    with pytest.raises(InputError) as error:
-        build_records([crowded, dialogues[2], missing], tokenizer, lambda audio: pytest.fail("encoded"))
-    first, second = error.value.problems
-    assert first.startswith("dialogue d000: speaker A: ")
-    assert second.startswith("dialogue d001: ")
-    late = dataclasses.replace(dialogues[2], oracle=({"timestamp_ms": "soon"},))
-    with pytest.raises(InputError, match="dialogue d002: oracle record 0"):
-        build_records([late], tokenizer, loudness)
 
 
 def test_a_record_survives_the_disk(built, tmp_path):
@@ -146,27 +127,50 @@ def test_files_that_are_no_records_come_as_one_list(built, tmp_path):
         load_records(tmp_path)
     assert len(error.value.problems) == 4
     assert "other.npz: no record, it lacks B" in str(error.value)
-    with pytest.raises(InputError, match="not a record that can be read"):
+    with pytest.raises(InputError, match="none.npz: no such file, expected a record"):
         load_record(tmp_path / "none.npz")
 
 
-def test_codes_of_a_short_recording_do_not_depend_on_what_fills_its_row():
-    config = MimiConfig(
-        seanet=SeanetConfig(dim=8, filters=2),
-        transformer=TransformerConfig(
-            dim=8, num_heads=1, num_layers=1, ffn_dim=8, context=250, gating="none", norm="layer_norm"
-        ),
-        quantizer=QuantizerConfig(dim=4, n_q=3, bins=16),
-    )
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: codec.Mimi(nnx.Rngs(0), config))
-    mimi = jax.tree.map(lambda weight: jnp.asarray(rng.normal(size=weight.shape), weight.dtype), shapes)
-    long, other = rng.normal(size=(2, 1920 * 3)).astype(np.float32)
-    encode = mimi_encoder(mimi, 2)
-    filled, whole = encode([long, other[: 1920 * 2]]), encode([long, other])
-    np.testing.assert_array_equal(next(filled), next(whole))
-    short = next(filled)
-    assert short.shape == (2, 2)
-    assert len(np.unique(short)) > 1
-    np.testing.assert_array_equal(short, next(whole)[:, :2])
-    assert list(encode([])) == []
+def test_a_record_with_one_bit_flipped_is_read_right_or_refused(built, tmp_path):
+    whole = save_record(tmp_path, built[0]).read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for place in rng.choice(len(whole), 200, replace=False):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        (tmp_path / "d.npz").write_bytes(damaged)
+        try:
+            record = load_record(tmp_path / "d.npz")
+        except InputError:
+            refused += 1
+            continue
+        for side in "AB":
+            np.testing.assert_array_equal(record.tokens[side], built[0].tokens[side])
+            for field in FIELDS:
+                mine, theirs = (getattr(r.events[side], field) for r in (record, built[0]))
+                np.testing.assert_array_equal(theirs, mine)
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"A": np.full((3, 4), 2**40)}, "A: holds a value that is not of type int32"),
+        ({"A": np.full((3, 4), np.nan)}, "A: holds a value that is not of type int32"),
+        ({"A": np.full((3, 4), 0.5)}, "A: holds a value that is not of type int32"),
+        ({"A": np.full((3, 4), "x")}, "A: holds <U1, expected numbers"),
+        ({"A": [[1, 2], [3]]}, "A: rows of different lengths"),
+        ({"A": np.zeros((0, 4)), "B": np.zeros((0, 4))}, "expected .1 . codebooks, frames"),
+        ({"A_oracle_event_ratio": [np.inf]}, "a ratio that is not a finite number"),
+        ({"A_oracle_event_frame_pos": 3}, "a column is not a list"),
+    ],
+)
+def test_a_value_that_is_no_token_is_refused_and_never_converted(built, columns, expected):
+    whole = record_columns(built[0])
+    single = {name: values[:1] for name, values in whole.items() if "event" in name}
+    single |= {name: values[:0] for name, values in whole.items() if name.endswith("values")}
+    single |= {name: np.zeros(2, np.int64) for name in whole if name.endswith("offsets")}
+    grids = {side: whole[side][:, :4].astype(np.float64) for side in "AB"}
+    record = record_from_columns("d", single | grids)
+    assert record.tokens["A"].dtype == np.int32
+    with pytest.raises(InputError, match=expected):
+        record_from_columns("d", single | grids | columns)

@@ -6,9 +6,9 @@ import pytest
 import soundfile
 
 from kame_jax.cli.main import main
-from kame_jax.data.dialogue import read_dialogues
 from kame_jax.demo import story as demo_story
 from kame_jax.demo.dialogues import sample_entries
+from tests.bundled import copy_dialogues
 
 PNG = b"\x89PNG"
 
@@ -16,7 +16,7 @@ PNG = b"\x89PNG"
 def test_the_story_runs_end_to_end_and_leaves_report_pictures_and_sound(tmp_path, monkeypatch, capsys):
     names = [e.id for split, count in (("train", 4), ("heldout", 2)) for e in sample_entries(split)[:count]]
     monkeypatch.setattr(demo_story, "SPLICED", 8)
-    monkeypatch.setattr(demo_story, "read_dialogues", lambda root: read_dialogues(root, names))
+    monkeypatch.setattr(demo_story, "ROOT", copy_dialogues(tmp_path / "dialogues", names))
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--json", "train.steps=2", "model.temporal.num_layers=1"]) == 0
     said = capsys.readouterr()

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 
 from kame_jax.data.dialogue import read_dialogues
+from kame_jax.data.records import load_records
 from kame_jax.demo.dialogues import ROOT, TOKENIZER, fact_words, sample_entries
 from kame_jax.demo.splice import find_exchanges, splice
 from kame_jax.errors import InputError
-from kame_jax.make.whole import build_records
+from kame_jax.make.tokens import Settings, tokenize
 from kame_jax.oracle.text import decode_text, load_tokenizer
+from tests.bundled import copy_dialogues
 
 
 def numbered(recordings):
     """A codec of two codebooks: the number of the recording, and of the frame."""
-    for i, audio in enumerate(recordings):
-        frames = -(-len(audio) // 1920)
-        yield np.stack([np.full(frames, i, np.int32), np.arange(frames, dtype=np.int32)])
+    frames = [np.arange(-(-len(audio) // 1920), dtype=np.int32) for audio in recordings]
+    return [np.stack([np.full_like(row, i), row]) for i, row in enumerate(frames)]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +35,11 @@ def dialogues(entries):
 
 
 @pytest.fixture(scope="module")
-def records(dialogues, tokenizer):
-    return build_records(dialogues, tokenizer, numbered)
+def records(entries, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spliced")
+    root = copy_dialogues(folder / "dialogues", entries)
+    tokenize(root, folder / "records", Settings(TOKENIZER, "none", codebooks=2), numbered, "none")
+    return load_records(folder / "records")
 
 
 @pytest.fixture(scope="module")

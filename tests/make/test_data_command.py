@@ -1,29 +1,22 @@
 """`kame-jax data`: dialogues to records to a data set to figures, with exit statuses that say what was left out."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from kame_jax.cli.main import main
 from kame_jax.data.dataset import Dataset
-from kame_jax.demo.dialogues import ROOT, TOKENIZER, sample_entries
+from kame_jax.demo.dialogues import ROOT, sample_entries
 from kame_jax.make import encoding
+from tests.bundled import copy_dialogues
 
 CODEC = str(ROOT.parent / "tiny")
 
 
 @pytest.fixture
 def dialogues(tmp_path):
-    folder = tmp_path / "dialogues"
-    for entry in sample_entries()[:3]:
-        for place in ("audio", "text", "oracle_raw"):
-            (folder / place).mkdir(parents=True, exist_ok=True)
-            for file in (ROOT / place).glob(f"{entry.id}.*"):
-                shutil.copy(file, folder / place)
-    shutil.copy(TOKENIZER, folder)
-    return folder
+    return copy_dialogues(tmp_path / "dialogues", [entry.id for entry in sample_entries()[:3]])
 
 
 @pytest.fixture(autouse=True)

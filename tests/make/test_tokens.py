@@ -60,8 +60,8 @@ def run(root, out, encode=loudness, **options):
 
 
 BAD = {
-    "broken_json": ({"words": "[{"}, "text/broken_json.json is not JSON"),
-    "broken_oracle": ({"oracle": "nothing"}, "oracle_raw/broken_oracle.json is not JSON"),
+    "broken_json": ({"words": "[{"}, "text/broken_json.json: not valid JSON"),
+    "broken_oracle": ({"oracle": "nothing"}, "oracle_raw/broken_oracle.json: not valid JSON"),
     "mono": ({"audio": np.ones(RATE * 3) * 0.1}, "has 1 channels, expected 2"),
     "one_side_only": (
         {"audio": np.stack([np.ones(RATE * 3) * 0.1, np.zeros(RATE * 3)], 1)},

@@ -1,11 +1,10 @@
 """The data of a run: dialogues are tokenised once, again when anything changed, and keep their tokenizers."""
 
-import shutil
-
 import jax
 import numpy as np
 import pytest
 
+from kame_jax.cli.main import main
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import MimiConfig, QuantizerConfig, load_codec, load_run
 from kame_jax.data.cutting import make_samples
@@ -15,6 +14,7 @@ from kame_jax.demo.dialogues import ROOT, sample_entries
 from kame_jax.errors import InputError
 from kame_jax.interop import load_mimi
 from kame_jax.interop.beside import find_codec, find_tokenizer
+from kame_jax.make import encoding
 from kame_jax.model import tree
 from kame_jax.train import corpus
 from kame_jax.train.corpus import (
@@ -24,69 +24,99 @@ from kame_jax.train.corpus import (
     keep_data_tokenizers,
     keep_tokenizers,
     read_records,
+    read_samples,
 )
+from tests.bundled import copy_dialogues
 from tests.train.small import MODEL, write_records
 
 TINY = load_run("tiny")
 
 
+NAMES = [entry.id for entry in sample_entries()[:2]]
+
+
 @pytest.fixture
 def dialogues(tmp_path):
     """Two bundled dialogues in a folder of their own."""
-    folder = tmp_path / "dialogues"
-    for entry in sample_entries()[:2]:
-        for place in ("audio", "text", "oracle_raw"):
-            (folder / place).mkdir(parents=True, exist_ok=True)
-            for file in (ROOT / place).glob(f"{entry.id}.*"):
-                shutil.copy(file, folder / place)
-    shutil.copy(ROOT / "tokenizer.model", folder)
-    return folder
+    return copy_dialogues(tmp_path / "dialogues", NAMES)
 
 
 @pytest.fixture
 def encodings(monkeypatch):
-    """Counts how often the codec is asked; its codes are the loudness of frames."""
+    """Counts the recordings that the codec is asked for; its codes are the numbers of frames."""
     asked = []
 
-    def encoder(mimi, codebooks):
+    def encoder(mimi, codebooks, rows=16):
         def encode(recordings):
             asked.append(len(recordings))
-            for audio in recordings:
-                frames = -(-len(audio) // 1920)
-                yield np.tile(np.arange(frames) % TINY.model.card, (codebooks, 1)).astype(np.int32)
+            frames = [-(-len(audio) // 1920) for audio in recordings]
+            return [np.tile(np.arange(n) % TINY.model.card, (codebooks, 1)).astype(np.int32) for n in frames]
 
         return encode
 
-    monkeypatch.setattr(corpus, "mimi_encoder", encoder)
+    monkeypatch.setattr(encoding, "batch_encoder", encoder)
+    monkeypatch.setattr(encoding, "fingerprint", lambda mimi: "weights")
     monkeypatch.setattr(Tokenizers, "mimi", lambda self: tree.abstract_mimi(self.random_codec[0]))
     return asked
 
 
-def read(folder, cache):
-    return read_records(folder, TINY.model, lambda: find_tokenizers(TINY, folder), cache)
+def read(folder, cache, rules="kame-jax"):
+    return read_records(folder, TINY.model, lambda: find_tokenizers(TINY, folder), cache, rules)
 
 
-def test_dialogues_are_tokenised_once(dialogues, encodings, tmp_path):
-    first, second = (read(dialogues, tmp_path / "records") for _ in range(2))
-    assert len(encodings) == 1
-    assert [record.id for record in first] == [record.id for record in second]
+@pytest.mark.parametrize("rules", ["kame-jax", "reference"])
+def test_a_run_makes_the_very_records_that_data_tokenize_makes(rules, dialogues, encodings, tmp_path, capsys):
+    config = load_run("tiny", [f"preset={rules}", f"run_dir={tmp_path / 'run'}"])
+    read_samples(dialogues, config)
+    command = ["data", "tokenize", str(dialogues), str(tmp_path / "out"), "--preset", rules]
+    assert main([*command, "--codec", str(ROOT.parent / "tiny"), "--codebooks", "2"]) == 0
+    (folder,) = (tmp_path / "run" / "records").iterdir()
+    for name in NAMES:
+        assert (folder / f"{name}.npz").read_bytes() == (tmp_path / "out" / f"{name}.npz").read_bytes()
+
+
+def test_the_rules_of_a_run_decide_about_its_text(dialogues, encodings, tmp_path):
+    rows = {
+        rules: [record.tokens[s][0].tolist() for record in read(dialogues, None, rules) for s in "AB"]
+        for rules in ("kame-jax", "reference")
+    }
+    assert rows["kame-jax"] != rows["reference"]
+
+
+def test_dialogues_are_tokenised_once(dialogues, encodings, tmp_path, monkeypatch):
+    first = read(dialogues, tmp_path / "records")
+    monkeypatch.setattr(Tokenizers, "mimi", lambda self: pytest.fail("the codec is not needed again"))
+    second = read(dialogues, tmp_path / "records")
+    assert encodings == [4]
+    assert [record.id for record in first] == [record.id for record in second] == NAMES
     assert all((a.tokens["A"] == b.tokens["A"]).all() for a, b in zip(first, second, strict=True))
     assert read_records(next((tmp_path / "records").iterdir()), TINY.model, pytest.fail)
 
 
-def test_dialogues_that_changed_are_tokenised_again(dialogues, encodings, tmp_path):
+def test_of_dialogues_that_changed_only_those_are_tokenised_again(dialogues, encodings, tmp_path):
     read(dialogues, tmp_path / "records")
-    file = next((dialogues / "oracle_raw").iterdir())
-    file.write_text(file.read_text() + "\n")
-    read(dialogues, tmp_path / "records")
-    assert len(encodings) == 2
+    file = dialogues / "oracle_raw" / f"{NAMES[0]}.json"
+    file.write_text("[]")
+    record = read(dialogues, tmp_path / "records")[0]
+    assert (len(record.events["A"]), encodings) == (0, [4]), "its codes are those of the same sound"
+    (dialogues / "text" / f"{NAMES[1]}.json").unlink()
+    (dialogues / "audio" / f"{NAMES[1]}.ogg").unlink()
+    assert [record.id for record in read(dialogues, tmp_path / "records")] == NAMES[:1]
 
 
-def test_a_failed_tokenisation_leaves_no_records(dialogues, encodings, tmp_path):
-    next((dialogues / "text").iterdir()).write_text("[]")
-    with pytest.raises(InputError, match="1 dialogues cannot be read"):
-        read(dialogues, tmp_path / "records")
-    assert not (tmp_path / "records").exists()
+def test_a_dialogue_that_cannot_be_tokenised_stops_the_run_and_costs_the_others_nothing(
+    dialogues, encodings, tmp_path
+):
+    file = dialogues / "text" / f"{NAMES[0]}.json"
+    text = file.read_text()
+    file.write_text("[]")
+    for _ in range(2):
+        with pytest.raises(InputError, match="1 dialogues cannot be tokenised") as error:
+            read(dialogues, tmp_path / "records")
+        assert error.value.problems[0].startswith(f"dialogue {NAMES[0]}: no word of speaker A, B")
+    file.write_text(text)
+    assert len(read(dialogues, tmp_path / "records")) == 2
+    assert encodings == [2, 2]
 
 
 def test_a_codec_that_does_not_fit_the_model_is_refused(dialogues, monkeypatch):
