@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from kame_jax.cli.data_common import add_max_bad, finish, read_shard, with_answe
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from kame_jax.config import LLMConfig
+    from kame_jax.config import LLMConfig, TTSConfig
     from kame_jax.make.answers import Answers
     from kame_jax.make.speech import Engine
     from kame_jax.make.synthesize import Recipe, Report
@@ -50,9 +51,10 @@ def add_parser(subparsers: Any) -> None:
     add("--cache", metavar="DIR", help="where its answers are kept (default: DIALOGUES/llm_cache)")
     add(
         "--tts",
-        choices=("espeak", "openai", "kyutai"),
+        metavar="NAME",
         default="espeak",
-        help="who speaks: espeak-ng (default, offline), a server with /v1/audio/speech, Kyutai's moshi-server",
+        help="who speaks: espeak (default; offline), openai (a server with /audio/speech), kyutai (moshi-server); or "
+        "YAML with TTSConfig settings: prices, budget, retries",
     )
     add("--tts-url", metavar="URL", help="of that server: http://host:port/v1, or ws://host:port for kyutai")
     add("--tts-model", default="tts-1", help="as that server knows it (default: %(default)s)")
@@ -91,7 +93,9 @@ def _run(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
     if not 0 <= args.hesitates <= 1:
         raise InputError(f"--hesitates {args.hesitates}: expected 0 to 1")
-    defaults = {"espeak": ESPEAK_VOICES, "openai": ENDPOINT_VOICES, "kyutai": KYUTAI_VOICES}[args.tts]
+    server = _server(args)
+    known = {"espeak": ESPEAK_VOICES, "openai": ENDPOINT_VOICES, "kyutai": KYUTAI_VOICES}
+    defaults = known["espeak" if server is None else server.source]
     voices = [
         tuple(name.strip() for name in (given or default).split(",") if name.strip())
         for given, default in zip((args.voices_a, args.voices_b), defaults)
@@ -106,9 +110,9 @@ def _run(args: argparse.Namespace) -> None:
             lead=_seconds("lead", args.lead), reply=_seconds("reply", args.reply), hesitates=args.hesitates
         ),
     )
-    engine = _engine(args, [*voices[0], *voices[1]])
     config = load_settings(LLMConfig, args.llm) if args.llm else None
-    report = asyncio.run(_make(args, engine, recipe, config))
+    with contextlib.closing(_engine(server, [*voices[0], *voices[1]])) as engine:
+        report = asyncio.run(_make(args, engine, recipe, config))
     result = {
         "dialogues": args.out,
         "made": report.made,
@@ -132,20 +136,34 @@ def _seconds(name: str, text: str) -> tuple[float, float]:
         raise InputError(f"--{name} {text}: expected seconds, FROM:TO") from None
 
 
-def _engine(args: argparse.Namespace, voices: list[str]) -> Engine:
-    from kame_jax.make.speech import Espeak, SpeechEndpoint
+def _engine(server: TTSConfig | None, voices: list[str]) -> Engine:
+    from kame_jax.make.speech import Espeak
+    from kame_jax.make.speech_endpoint import SpeechEndpoint
+    from kame_jax.make.speech_kyutai import KyutaiSpeech
 
-    if args.tts == "espeak":
+    if server is None:
         espeak = Espeak()
         espeak.require(voices)
         return espeak
+    return KyutaiSpeech(server) if server.source == "kyutai" else SpeechEndpoint(server)
+
+
+def _server(args: argparse.Namespace) -> TTSConfig | None:
+    """The server that speaks; None is espeak-ng.
+
+    Raises:
+        InputError: it has no address, or everything that is wrong with its settings.
+    """
+    from kame_jax.config import TTSConfig, load_settings, validate
+    from kame_jax.config.tts import SERVERS
+
+    if args.tts == "espeak":
+        return None
+    if args.tts not in SERVERS:
+        return load_settings(TTSConfig, args.tts)
     if not args.tts_url:
         raise InputError(f"--tts {args.tts} needs --tts-url, the address of the server")
-    if args.tts == "kyutai":
-        from kame_jax.make.speech_kyutai import KyutaiSpeech
-
-        return KyutaiSpeech(args.tts_url)
-    return SpeechEndpoint(args.tts_url, args.tts_model)
+    return validate(TTSConfig(args.tts, args.tts_url, args.tts_model))
 
 
 async def _make(args: argparse.Namespace, engine: Engine, recipe: Recipe, config: LLMConfig | None) -> Report:

@@ -51,6 +51,7 @@ from kame_jax.config.run import (
 )
 from kame_jax.config.stt import STTConfig
 from kame_jax.config.tandem import TandemConfig, TriggerConfig
+from kame_jax.config.tts import TTSConfig
 
 __all__ = [
     "ATTENTIONS",
@@ -84,6 +85,7 @@ __all__ = [
     "RunModelConfig",
     "STTConfig",
     "SeanetConfig",
+    "TTSConfig",
     "TandemConfig",
     "TrainConfig",
     "TransformerConfig",

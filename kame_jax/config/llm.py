@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
 
+from kame_jax.config.address import address_conflicts
 from kame_jax.config.fields import Count, NonNegativeFloat, OneOf, Positive, PositiveFloat, Range
 
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
@@ -69,14 +69,6 @@ class LLMConfig:
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
-        if self.base_url is not None:
-            parts = urlsplit(self.base_url)
-            if parts.scheme not in ("http", "https") or not parts.netloc:
-                yield "base_url", "expected http://... or https://..."
-            elif parts.username or parts.password or parts.query:
-                yield (
-                    "base_url",
-                    "must not carry a user, a password or a query: keys belong in the environment",
-                )
+        yield from address_conflicts("base_url", self.base_url)
         if self.max_cost is not None and not (self.input_price or self.output_price):
             yield "max_cost", "needs input_price or output_price, or nothing ever costs"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
 
+from kame_jax.config.address import address_conflicts
 from kame_jax.config.fields import Fraction, NonNegativeFloat, OneOf, PositiveFloat, Range
 
 SOURCES = ("pocketsphinx", "whisper", "realtime", "kyutai")
@@ -71,14 +71,6 @@ class STTConfig:
                 "source",
                 "kyutai needs either base_url (a moshi-server) or model (a checkpoint to run here), not both",
             )
-        if self.base_url is not None:
-            parts = urlsplit(self.base_url)
-            if parts.scheme not in SCHEMES or not parts.netloc:
-                yield "base_url", f"expected one of {', '.join(f'{scheme}://...' for scheme in SCHEMES)}"
-            elif parts.username or parts.password or parts.query:
-                yield (
-                    "base_url",
-                    "must not carry a user, a password or a query: keys belong in the environment",
-                )
+        yield from address_conflicts("base_url", self.base_url, SCHEMES)
         if self.max_cost is not None and not self.minute_price:
             yield "max_cost", "needs minute_price, or nothing ever costs"

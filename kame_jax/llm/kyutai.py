@@ -16,20 +16,20 @@ PUBLIC_KEY = "public_token"
 """What the server's own samples accept; sent where no key is set."""
 
 
-def packages() -> tuple[Any, Any]:
-    """The modules `msgpack` and `websockets`.
+def packages() -> Any:
+    """The module `msgpack`, when `websockets` is there as well.
 
     Raises:
         InputError: they are not installed.
     """
     try:
         import msgpack
-        import websockets
+        import websockets  # noqa: F401
     except ImportError:
         raise InputError(
             "Kyutai's server needs websockets and msgpack: pip install 'kame_jax[kyutai]'"
         ) from None
-    return msgpack, websockets
+    return msgpack
 
 
 def address(url: str, option: str) -> str:

@@ -73,8 +73,9 @@ class Answers:
 
     def __init__(self, config: LLMConfig, cache: str | Path | None, name: str = "0") -> None:
         self.config = config
-        self._known: dict[str, str] = {}
-        self._waiting: dict[str, asyncio.Future[str]] = {}
+        self._known: dict[str, tuple[str, str]] = {}
+        """Key -> the answer and why it ended."""
+        self._waiting: dict[str, asyncio.Future[tuple[str, str]]] = {}
         spent = Usage()
         self._file: IO[str] | None = None
         if cache is not None:
@@ -97,10 +98,11 @@ class Answers:
                     break
                 try:
                     item = json.loads(line)
-                    self._known[item["key"]] = item["text"]
+                    if item["text"].strip():  # older files may hold answers without text
+                        self._known[item["key"]] = item["text"], item.get("finish", "")
                     tokens[0] += item["input_tokens"]
                     tokens[1] += item["output_tokens"]
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                     raise InputError(f"{path}: line {number} is no answer: {error}") from None
         return Usage(input_tokens=tokens[0], output_tokens=tokens[1])
 
@@ -125,13 +127,25 @@ class Answers:
             time.monotonic() - self._began,
         )
 
-    async def ask(self, messages: Sequence[Message]) -> str:
+    async def ask(self, messages: Sequence[Message], whole: bool = False) -> str:
         """The answer; the same messages are asked once, also when asked for at the same time.
+
+        Args:
+            messages: the chat.
+            whole: an answer that a limit of length cut is none.
 
         Raises:
             LLMError: it did not come.
             Stopped: nothing more is asked.
         """
+        text, finish = await self._once(messages)
+        if whole and finish in ("length", "truncated"):
+            raise LLMError(
+                "cut", f"the answer was cut after {len(text)} characters: raise max_tokens or max_chars"
+            )
+        return text
+
+    async def _once(self, messages: Sequence[Message]) -> tuple[str, str]:
         key = question_key(self.config, messages)
         if key in self._known:
             self._reused += 1
@@ -139,10 +153,10 @@ class Answers:
         if key in self._waiting:
             self._reused += 1
             return await asyncio.shield(self._waiting[key])
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
         self._waiting[key] = future
         try:
-            text = await self._call(key, messages)
+            answer = await self._call(key, messages)
         except BaseException as error:
             if not future.done():
                 future.set_exception(error if isinstance(error, Exception) else Stopped("interrupted"))
@@ -150,10 +164,10 @@ class Answers:
             raise
         finally:
             del self._waiting[key]
-        future.set_result(text)
-        return text
+        future.set_result(answer)
+        return answer
 
-    async def _call(self, key: str, messages: Sequence[Message]) -> str:
+    async def _call(self, key: str, messages: Sequence[Message]) -> tuple[str, str]:
         try:
             answer = await self._client.complete(messages)
         except LLMError as error:
@@ -165,17 +179,18 @@ class Answers:
         # Nothing is awaited between the answer and its line in the file: a place is free for the next question only
         # when this answer is safe.
         self._asked += 1
-        self._known[key] = answer.text
+        self._known[key] = answer.text, answer.finish
         if self._file is not None:
             item = {
                 "key": key,
                 "text": answer.text,
+                "finish": answer.finish,
                 "input_tokens": answer.usage.input_tokens,
                 "output_tokens": answer.usage.output_tokens,
             }
             self._file.write(json.dumps(item, ensure_ascii=False) + "\n")
             self._file.flush()
-        return answer.text
+        return self._known[key]
 
 
 def question_key(config: LLMConfig, messages: Sequence[Message]) -> str:

@@ -6,19 +6,13 @@ An engine gives mono sound and, where it knows them, the times of the words; whe
 from __future__ import annotations
 
 import ctypes
-import io
 import itertools
-import json
-import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import soundfile
 import soxr
 
 from kame_jax.errors import InputError
@@ -50,6 +44,9 @@ class Engine(Protocol):
 
     def speak(self, text: str, voice: str) -> Speech:
         """Speaks a text; raises SpeechError when it cannot."""
+
+    def close(self) -> None:
+        """Ends what is open."""
 
 
 class _EventId(ctypes.Union):
@@ -112,6 +109,9 @@ class Espeak:
                 raise InputError(
                     f"espeak-ng has no voice {voice!r}: `espeak-ng --voices` lists them, +m1 to +f5 vary them"
                 )
+
+    def close(self) -> None:
+        """Nothing is open: the library stays loaded."""
 
     def _receive(self, samples: Any, count: int, events: Any) -> int:
         for event in itertools.takewhile(lambda e: e.type != 0, (events[i] for i in itertools.count())):
@@ -187,63 +187,3 @@ def word_times(text: str, audio: np.ndarray, rate: int = RATE) -> tuple[tuple[st
     first, last = loud[0] / rate, (loud[-1] + 1) / rate
     edges = _filled([len(word) + 1 for word in words], [first, *([None] * (len(words) - 1))], last)
     return tuple(zip(words, edges, edges[1:]))
-
-
-class SpeechEndpoint:
-    """Any server with OpenAI's `/v1/audio/speech`.
-
-    Args:
-        url: up to and including its version (`http://localhost:8880/v1`).
-        model: as the server knows it.
-        key_env: environment variable with the key; may be unset.
-        timeout: seconds for a sentence.
-        retries: further tries after 429, 5xx or a lost connection.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        model: str = "tts-1",
-        key_env: str = "OPENAI_API_KEY",
-        timeout: float = 60.0,
-        retries: int = 2,
-    ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise InputError(f"--tts-url {url}: expected http://... or https://...")
-        self._url, self._model, self._timeout, self._retries = url.rstrip("/"), model, timeout, retries
-        self._key_env = key_env
-
-    def describe(self) -> dict[str, Any]:
-        """What a manifest says of it."""
-        return {"engine": "openai", "url": self._url, "model": self._model}
-
-    def speak(self, text: str, voice: str) -> Speech:
-        """Speaks a text; `voice` as the server names it."""
-        body = {"model": self._model, "voice": voice, "input": text, "response_format": "wav"}
-        headers = {"content-type": "application/json"}
-        if key := os.environ.get(self._key_env):
-            headers["authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(f"{self._url}/audio/speech", json.dumps(body).encode(), headers)
-        data = self._sent(request)
-        try:
-            audio, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError):
-            raise SpeechError(f"{self._url}: the answer is no sound ({len(data)} bytes)") from None
-        mono = audio.mean(axis=1)
-        mono = mono if rate == RATE else soxr.resample(mono, rate, RATE)
-        return Speech(mono, word_times(text, mono))
-
-    def _sent(self, request: urllib.request.Request) -> bytes:
-        for left in reversed(range(self._retries + 1)):
-            try:
-                with urllib.request.urlopen(request, timeout=self._timeout) as reply:
-                    return bytes(reply.read())
-            except urllib.error.HTTPError as error:
-                if left and (error.code == 429 or error.code >= 500):
-                    continue
-                raise SpeechError(f"{self._url}: status {error.code}") from None
-            except (OSError, ValueError) as error:
-                if left:
-                    continue
-                raise SpeechError(f"{self._url}: {type(error).__name__}: {error}") from None
-        raise AssertionError("the last try returns or raises")

@@ -212,7 +212,7 @@ async def _word(
         return None
     if answers is None:
         return template_lines(item, recipe.limits, recipe.seed)
-    return parse_lines(await answers.ask(rewriting(item, recipe.limits)), recipe.limits)
+    return parse_lines(await answers.ask(rewriting(item, recipe.limits), whole=True), recipe.limits)
 
 
 def _is_there(out: Path, name: str) -> bool:

@@ -39,7 +39,7 @@ class KyutaiServer(Socketed):
     """
 
     def __init__(self, config: STTConfig, sample_rate: int, pause: float = 0.8) -> None:
-        self._msgpack, websockets = kyutai.packages()
+        self._msgpack = kyutai.packages()
         url = kyutai.address(config.base_url or "", "--stt")
         self._pause = pause
         self._delay = DELAY if config.audio_delay is None else config.audio_delay
@@ -47,9 +47,7 @@ class KyutaiServer(Socketed):
         self._ended, self._flushes, self._returned = 0.0, 0, 0
         self._heard_until = 0.0
         self._predicts = False
-        super().__init__(
-            config, sample_rate, f"{url}/api/asr-streaming", kyutai.headers(config.key_env), websockets
-        )
+        super().__init__(config, sample_rate, f"{url}/api/asr-streaming", kyutai.headers(config.key_env))
 
     async def _greet(self, socket: Any) -> None:
         self._flushes = self._returned = 0

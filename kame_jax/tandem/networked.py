@@ -18,7 +18,7 @@ import soxr
 
 from kame_jax.config import STTConfig
 from kame_jax.llm import Budget, Failures, LLMError, Retry, one_line
-from kame_jax.llm.errors import status_error
+from kame_jax.llm.sockets import connect, socket_failure
 from kame_jax.tandem.transcript import Heard
 
 RATE = 24_000
@@ -182,7 +182,6 @@ class Socketed(Networked):
         sample_rate: of the frames, samples a second.
         url: of the WebSocket.
         headers: of the request; they hold the key.
-        websockets: the package of that name.
     """
 
     def __init__(
@@ -191,9 +190,8 @@ class Socketed(Networked):
         sample_rate: int,
         url: str,
         headers: dict[str, str],
-        websockets: Any,
     ) -> None:
-        self._url, self._headers, self._websockets = url, headers, websockets
+        self._url, self._headers = url, headers
         self._origin: float | None = None
         self._resampler: Any = None
         super().__init__(config, sample_rate, f"speech-to-text at {url.partition('?')[0]}")
@@ -213,24 +211,9 @@ class Socketed(Networked):
         """The connection is gone: what was heard of the turn is all there will be."""
 
     async def _session(self) -> None:
-        from websockets.asyncio.client import connect
-
-        class Direct(connect):  # type: ignore[misc]  # the package is optional
-            """Follows no redirect: sound goes to the server that was named."""
-
-            def process_redirect(self, exc: Exception) -> Exception | str:
-                return exc
-
         timeout = self.config.timeout
         try:
-            async with Direct(
-                self._url,
-                additional_headers=self._headers,
-                open_timeout=timeout,
-                close_timeout=1.0,
-                ping_interval=timeout,
-                ping_timeout=timeout,
-            ) as socket:
+            async with connect(self._url, self._headers, timeout) as socket:
                 self._origin = None
                 self._resampler = soxr.ResampleStream(self.sample_rate, RATE, 1, dtype="float32")
                 async with asyncio.timeout(timeout):
@@ -247,10 +230,8 @@ class Socketed(Networked):
                     for task in both:
                         task.cancel()
                     await asyncio.gather(*both, return_exceptions=True)
-        except LLMError:
-            raise
         except Exception as error:
-            raise self._failure(error) from None
+            raise socket_failure(error, self._headers) from None
         finally:
             self._lost()
 
@@ -268,21 +249,5 @@ class Socketed(Networked):
 
     async def _read_all(self, socket: Any) -> None:
         async for message in socket:
-            try:
-                await self._receive(socket, message)
-                self._failures = 0
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                raise LLMError("malformed", one_line(f"{type(error).__name__}: {error}")) from None
-
-    def _failure(self, error: Exception) -> LLMError:
-        problems = self._websockets.exceptions
-        keys = [value.removeprefix("Bearer ") for value in self._headers.values()]
-        words = one_line(f"{type(error).__name__}: {error}", *keys)
-        if isinstance(error, TimeoutError):
-            return LLMError("timeout", words)
-        if isinstance(error, problems.InvalidStatus):
-            reply = error.response
-            return status_error(reply.status_code, reply.headers, reply.body or b"", *keys)
-        if isinstance(error, problems.ConnectionClosed):
-            return LLMError("cut", words)
-        return LLMError("connection", words)
+            await self._receive(socket, message)
+            self._failures = 0

@@ -40,7 +40,7 @@ class Realtime(Socketed):
 
     def __init__(self, config: STTConfig, sample_rate: int, pause: float = 0.8) -> None:
         try:
-            import websockets
+            import websockets  # noqa: F401
         except ImportError:
             raise InputError(
                 "realtime transcription needs websockets: pip install 'kame_jax[realtime]'"
@@ -57,7 +57,7 @@ class Realtime(Socketed):
         self._ends: dict[str, float] = {}
         self._heard_until = 0.0
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        super().__init__(config, sample_rate, f"{url}/realtime?intent=transcription", headers, websockets)
+        super().__init__(config, sample_rate, f"{url}/realtime?intent=transcription", headers)
 
     async def _greet(self, socket: Any) -> None:
         transcription = {"model": self.config.model or "gpt-4o-transcribe"}

@@ -38,6 +38,8 @@ class Turn:
     end: str = "proper"
     """"proper", "cut" (hangs up in the middle of the stream), "unfinished" (no reason, no [DONE]),
     "malformed" (a chunk that is no JSON), "nonsense" (a chunk of other types), "silent" (never goes on)."""
+    finish: str = "stop"
+    """Of an answer that is not streamed."""
     usage: bool = True
     error: str = "no"
     """What it says with another status than 200."""
@@ -106,7 +108,7 @@ class Server:
                     "model": request["model"],
                     "usage": counted,
                 }
-                | {"choices": [{"index": 0, "finish_reason": "stop", "message": said}]}
+                | {"choices": [{"index": 0, "finish_reason": turn.finish, "message": said}]}
                 if turn.status == 200
                 else {
                     "error": {

@@ -8,6 +8,7 @@ import pytest
 
 from kame_jax.config import STTConfig
 from kame_jax.errors import InputError
+from kame_jax.llm.sockets import socket_failure
 from kame_jax.tandem import Heard
 from kame_jax.tandem.kyutai_server import KyutaiServer
 from tests.tandem.servers import Sockets, play
@@ -164,7 +165,8 @@ def test_a_server_that_lets_nobody_in_or_never_answers_is_counted_and_frames_go_
             source.close()
         assert source.report()[kind] >= 1
         assert "secret" not in str(source.report())
-        assert "secret" not in str(source._failure(ValueError("Invalid: secret-123456")))
+        assert "secret" not in str(source.failures.summary())
+        assert "secret" not in str(socket_failure(OSError("Invalid: secret-123456"), source._headers))
 
 
 def test_closing_closes_the_connection_and_a_budget_ends_it():
