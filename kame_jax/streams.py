@@ -1,4 +1,4 @@
-"""The rows of a token grid: special ids, delays, and the shift between codes and model columns.
+"""The rows of a token grid: its rate, special ids, delays, and the shift between codes and model columns.
 
 Row order of a grid `[batch, rows, frames]`: text, own audio (semantic first), user audio (semantic first). The oracle
 is a separate row `[batch, frames]`: it is read, never predicted. Semantics: kyutai-labs/moshi `models/lm.py` and
@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from kame_jax.config import ModelConfig
 
+FRAME_RATE = 12.5
+"""Frames a second of every model of the family, and of its codec."""
+FRAME_SECONDS = 1 / FRAME_RATE
 ZERO_ID = -1
 """Embeds to exactly zero; as a label, it is ignored."""
 UNGENERATED_ID = -2

@@ -188,11 +188,14 @@ def _bundled_ops(name: str, tokenizer: SentencePieceProcessor) -> list[OracleOp]
     from kame_jax.demo.dialogues import ROOT
     from kame_jax.oracle import OracleOp
     from kame_jax.oracle.text import encode_oracle
+    from kame_jax.streams import FRAME_RATE
 
     records: Any = read_dialogue(ROOT, name).oracle or []
     return [
         OracleOp(
-            int(r["timestamp_ms"] * 12.5 / 1000), "replace", tuple(encode_oracle(tokenizer, r["prediction"]))
+            int(r["timestamp_ms"] * FRAME_RATE / 1000),
+            "replace",
+            tuple(encode_oracle(tokenizer, r["prediction"])),
         )
         for r in records
     ]

@@ -85,8 +85,6 @@ def answer_sound(
     engine = Engine(model, mimi, tokenizer, options)
     lines: list[str] = []
     with engine.join(seed=args.seed, settings=settings, guidance=args.guidance) as session:
-        # Priming ran before the user spoke.
-        engine.frame_seconds.clear()
         conversation = Conversation(
             session, transcript, backend, config, lambda event: lines.append(json_line(event)), log
         )

@@ -1,8 +1,8 @@
 """The streaming engine as Python sees it: open one, join a session, push 80 ms of samples, get samples and words.
 
-All conversations share one compiled frame step of a fixed number of slots, made and warmed up at the start; nothing is
-compiled afterwards (a compiled step takes its own shapes only). An engine belongs to one thread; a server keeps it off
-its event loop. What happens on the device is `slots.py`.
+All conversations share one compiled frame step of a fixed number of slots (`program.py`), made and warmed up at the
+start; nothing is compiled afterwards. An engine belongs to one thread; a server keeps it off its event loop. What
+happens on the device is `slots.py`.
 
     engine = Engine.open("ckpt", slots=2)
     with engine.join(seed=1) as session:
@@ -12,50 +12,45 @@ its event loop. What happens on the device is `slots.py`.
 
 from __future__ import annotations
 
-import functools
+import logging
+import math
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from sentencepiece import SentencePieceProcessor
 
-from kame_jax.codec import mimi as codec
+from kame_jax import streams
 from kame_jax.codec.mimi import Mimi
-from kame_jax.decode import slots as device
-from kame_jax.decode.own_voice import own_voice
-from kame_jax.decode.sampling import Sampling, sampling
+from kame_jax.decode.program import EngineOptions, make_program, prepare
+from kame_jax.decode.sampling import Sampling, checked
 from kame_jax.decode.session import Frame, Session
-from kame_jax.decode.slots import SlotInputs, SlotState
+from kame_jax.decode.slots import SlotInputs, SlotStart
 from kame_jax.errors import InputError
+from kame_jax.interop import load_checkpoint, load_mimi
+from kame_jax.interop.beside import find_codec, find_tokenizer
 from kame_jax.model import LM
-from kame_jax.oracle import OracleSchedule
+from kame_jax.model.conditioner import condition_values
+from kame_jax.oracle.text import load_tokenizer
+from kame_jax.sharding import make_mesh
+
+log = logging.getLogger(__name__)
 
 KEPT_TIMES = 100_000
 """Frame times remembered: more than two hours of them."""
+LOUDEST = 8.0
+"""Samples beyond, 18 dB over full scale, are no sound: mixing and resampling stay far below."""
 
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How an engine computes."""
-
-    slots: int = 1
-    """Conversations at once."""
-    int8_weights: bool = False
-    """Linear maps rounded to int8 per output channel: half the bytes of bfloat16, logits a little off."""
-    int8_cache: bool = False
-    """Keys and values rounded to int8 per head: twice the conversations in the same memory."""
-    guided: bool = False
-    """Run every row twice, so that a session's `guidance` may differ from 1."""
-    late: str = "queue"
-    """What becomes of oracle tokens that come late, see `OracleSchedule`."""
+Conditions = Mapping[str, "str | np.ndarray | None"]
+"""Condition of a model -> a word, a vector, or None for "not given"."""
 
 
 class Engine:
@@ -67,12 +62,13 @@ class Engine:
         mimi: the codec, `prepare`d or not; None for codes in and out.
         tokenizer: turns the inner monologue into words and oracle text into tokens; None for tokens alone.
         options: how to compute.
-        condition: float32 `[1 or 2, dim]`: the condition of every session, and of the null half of guidance.
-        mesh: devices that share the weights (`load_checkpoint(..., mesh=...)`); KV caches are cut by heads.
+        conditions: of sessions that bring none of their own; None where each does, or the model has no conditions.
+        mesh: devices that share the weights (`load_checkpoint(..., mesh=...)` puts them there at once); KV caches are
+            cut by heads. None takes the first device alone.
         compiler_options: XLA's, for the step.
 
     Raises:
-        InputError: a model that cannot stream, or options that do not fit it.
+        InputError: a model that cannot stream, or options or conditions that do not fit it.
     """
 
     def __init__(
@@ -82,33 +78,32 @@ class Engine:
         tokenizer: SentencePieceProcessor | None = None,
         options: EngineOptions = EngineOptions(),
         *,
-        condition: jax.Array | None = None,
+        conditions: Conditions | None = None,
         mesh: Mesh | None = None,
         compiler_options: dict[str, Any] | None = None,
     ) -> None:
-        model = own_voice(model)
-        config = model.config
-        if options.slots < 1:
-            raise InputError(f"an engine has at least one session slot, got {options.slots}")
-        if config.temporal.context is None:
-            raise InputError("this model has no attention window (`temporal.context`): it cannot stream")
-        self.config, self.options, self.tokenizer = config, options, tokenizer
-        self.schedule = OracleSchedule(config.text_card, config.text_padding_id, late=options.late)
+        if conditions is not None:
+            condition_values(model.config.conditioners, [conditions])
+        mesh = make_mesh(1, 1, 1, jax.devices()[:1]) if mesh is None else mesh
+        _say_if_slow(mesh, model.dtype, options.int8_weights)
+        model, mimi = prepare(model, mimi, options, mesh)
+        program = make_program(model, mimi, options, mesh)
+        self.config, self.options, self.tokenizer = model.config, options, tokenizer
+        self.schedule = program.schedule
         self.codec_config = None if mimi is None else mimi.config
         self.frame_seconds: deque[float] = deque(maxlen=KEPT_TIMES)
         """Wall time of every frame step, samples in to samples out."""
-        model.unstack()
-        if mesh is None:
-            model.flatten()
-        if options.int8_weights:
-            model.quantize()
-        if mimi is not None:
-            mimi = codec.prepare(mimi, max(config.num_user_rows, config.dep_q, 2))
-            if mesh is not None:
-                mimi = jax.device_put(mimi, NamedSharding(mesh, PartitionSpec()))
-        self._sessions: list[Session | None] = [None] * options.slots
-        self._state: SlotState
-        self._compile(model, mimi, condition, mesh, compiler_options)
+        self._conditions = conditions
+        self._sessions: list[weakref.ref[Session] | None] = [None] * options.slots
+        homes = [weight.sharding for weight in program.weights]
+        self._weights = jax.device_put(jax.tree.leaves((model, mimi)), homes)
+        self._structure, self._idle, self._blank = program.structure, program.idle, program.blank
+        self._start = program.lower_start().compile(compiler_options)
+        self._step = program.lower_step().compile(compiler_options)
+        # Each runs once, so that the first conversation finds both warm.
+        self.state = self._start(self._weights, program.init(), np.int32(0), self._blank)
+        """All slots, on the device."""
+        self.state, _ = self._step(self._weights, self.state, self._idle)
 
     @classmethod
     def open(
@@ -118,6 +113,7 @@ class Engine:
         codec: str | os.PathLike[str] | None = None,
         tokenizer: str | os.PathLike[str] | None = None,
         dtype: str | None = None,
+        conditions: Conditions | None = None,
         mesh: Mesh | None = None,
         **options: Any,
     ) -> Engine:
@@ -128,22 +124,20 @@ class Engine:
             codec: Mimi's weights; None looks beside the checkpoint.
             tokenizer: SentencePiece model; None looks beside the checkpoint.
             dtype: of weights and computation; None keeps the checkpoint's.
+            conditions: of sessions that bring none of their own.
             mesh: devices that share the weights.
             **options: fields of `EngineOptions`.
 
         Raises:
             InputError: something is missing, or does not fit.
         """
-        from kame_jax.interop import load_checkpoint, load_mimi
-        from kame_jax.interop.beside import find_codec, find_tokenizer
-        from kame_jax.oracle.text import load_tokenizer
-
         _, model = load_checkpoint(checkpoint, mesh=mesh, dtype=dtype)
         return cls(
             model,
             load_mimi(codec or find_codec(checkpoint)),
             load_tokenizer(Path(tokenizer or find_tokenizer(checkpoint))),
             EngineOptions(**options),
+            conditions=conditions,
             mesh=mesh,
         )
 
@@ -153,9 +147,15 @@ class Engine:
         return None if self.codec_config is None else self.codec_config.frame_size
 
     @property
+    def weights(self) -> tuple[LM, Mimi | None]:
+        """The model and the codec, as the step reads them."""
+        model, mimi = jax.tree.unflatten(self._structure, self._weights)
+        return model, mimi
+
+    @property
     def free(self) -> int:
         """Slots that nobody uses."""
-        return self._sessions.count(None)
+        return sum(self._session(slot) is None for slot in range(self.options.slots))
 
     def join(
         self,
@@ -164,6 +164,8 @@ class Engine:
         settings: Sampling | None = None,
         guidance: float = 1.0,
         prompt: np.ndarray | None = None,
+        conditions: Conditions | None = None,
+        null_conditions: Conditions | None = None,
     ) -> Session:
         """Takes a free slot and runs the column before the first frame.
 
@@ -173,19 +175,32 @@ class Engine:
             guidance: scale of the session's guidance; 1 is none.
             prompt: int32 `[1 + dep_q, frames]`: what the model says in its first frames, undelayed; -2 where it
                 chooses itself (a text prompt, or a voice).
+            conditions: of a model that has some; None takes the engine's.
+            null_conditions: what guidance leads away from; None takes `conditions`, so that only the oracle guides.
 
         Raises:
-            InputError: no slot is free, or guidance is asked of an engine that was not made for it.
+            InputError: no slot is free, a condition is missing or unknown, or guidance is asked of an engine that was
+                not made for it.
+            ValueError: settings, guidance or a prompt that are out of range.
         """
-        if not self.free:
+        free = [slot for slot in range(self.options.slots) if self._session(slot) is None]
+        if not free:
             raise InputError(f"all {self.options.slots} session slots are taken")
-        if guidance != 1.0 and not self.options.guided:
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance is {guidance}, expected a finite number")
+        if not self.options.guided and (guidance != 1.0 or null_conditions is not None):
             raise InputError("guidance needs an engine opened with guided=True: every row then runs twice")
-        slot = self._sessions.index(None)
-        key = jax.random.key(seed)
-        row = sampling(1) if settings is None else settings
-        self._state = self._start(self._state, np.int32(slot), key, row, np.full(1, guidance, np.float32))
-        self._sessions[slot] = session = Session(self, slot, prompt)
+        given = (self._conditions or {}) if conditions is None else conditions
+        null = given if null_conditions is None else null_conditions
+        begin = SlotStart(
+            jax.random.key(seed)[None],
+            self._blank.settings if settings is None else checked(settings, 1),
+            np.full(1, guidance, np.float32),
+            condition_values(self.config.conditioners, [given, null][: 1 + self.options.guided]),
+        )
+        session = Session(self.config, self.tokenizer, free[0], self._push, self.leave, prompt)
+        self.state = self._start(self._weights, self.state, np.int32(session.slot), begin)
+        self._sessions[session.slot] = weakref.ref(session)
         if self.frame_size is not None:
             self.step({session: None})
         return session
@@ -194,97 +209,76 @@ class Engine:
         """One frame for these sessions; the others pause.
 
         Args:
-            heard: what each hears: float32 `[frame_size]` samples (or int32 `[n_q - dep_q]` codes where there is no
-                codec). None runs a column without hearing anything.
+            heard: what each hears: `[frame_size]` samples, floats at full scale 1 or int16 (or int `[n_q - dep_q]`
+                codes where there is no codec). None runs a column without hearing anything. Samples that are not
+                finite, or beyond `LOUDEST`, are heard as silence and counted (`Session.silenced`): one of them would
+                stay in the codec's memory for minutes.
 
         Returns:
             Each session's frame; one whose first frame is still on its way (`max_delay`) has no samples or tokens yet.
 
         Raises:
-            ValueError: a session of another engine or one that has left, or the wrong number of samples.
+            ValueError: a session of another engine or one that has left, or what is no frame. No session has then run.
         """
         started = time.perf_counter()
-        inputs = self._idle()
-        for session, samples in heard.items():
-            slot = session.slot
-            if self._sessions[slot] is not session:
+        inputs = SlotInputs(*(array.copy() for array in self._idle))
+        silenced = {}
+        for session, frame in heard.items():
+            if self._session(session.slot) is not session:
                 raise ValueError("this session has left, or belongs to another engine")
-            inputs.running[slot] = True
-            if samples is not None:
-                shape = inputs.heard.shape[1:]
-                if np.shape(samples) != shape:
-                    raise ValueError(f"a frame has shape {list(shape)}, got {list(np.shape(samples))}")
-                inputs.heard[slot], inputs.hears[slot] = samples, True
+            inputs.running[session.slot] = True
+            if frame is not None:
+                inputs.heard[session.slot], silenced[session] = self._checked(frame)
+                inputs.hears[session.slot] = True
+        for session in heard:
             session.fill(inputs)
-        self._state, outputs = self._step(self._weights, self._state, inputs)
+        self.state, outputs = self._step(self._weights, self.state, inputs)
         out = jax.device_get(outputs)
-        frames = {session: session.take(out, samples is not None) for session, samples in heard.items()}
         self.frame_seconds.append(time.perf_counter() - started)
-        return frames
+        return {
+            session: session.take(out, silenced.get(session), self.frame_seconds[-1]) for session in heard
+        }
 
     def leave(self, session: Session) -> None:
         """Frees a session's slot; nothing of the conversation stays on the device."""
-        if self._sessions[session.slot] is session:
-            self._state = self._start(self._state, np.int32(session.slot), *self._blank)
+        if self._session(session.slot) is session:
+            self.state = self._start(self._weights, self.state, np.int32(session.slot), self._blank)
             self._sessions[session.slot] = None
 
-    def _idle(self) -> SlotInputs:
-        """Fresh host arrays of a frame in which nothing happens."""
-        return SlotInputs(*(a.copy() for a in self._idle_inputs))
+    def _push(self, session: Session, heard: np.ndarray) -> Frame:
+        return self.step({session: heard})[session]
 
-    def _compile(
-        self,
-        model: LM,
-        mimi: Mimi | None,
-        condition: jax.Array | None,
-        mesh: Mesh | None,
-        flags: dict[str, Any] | None,
-    ) -> None:
-        """Compiles the step and the start of a slot, and runs each once.
+    def _session(self, slot: int) -> Session | None:
+        """Who uses a slot; a session that was dropped without leaving uses none."""
+        reference = self._sessions[slot]
+        return None if reference is None else reference()
 
-        Weights go in as a flat list: taking a module apart in Python at every frame would cost milliseconds.
+    def _checked(self, frame: np.ndarray) -> tuple[np.ndarray, int]:
+        """A frame as the device takes it, and how many of its samples became silence.
+
+        Raises:
+            ValueError: another shape or dtype, or a code that is none.
         """
-        options, schedule, slots = self.options, self.schedule, self.options.slots
-        dtype = jnp.dtype(jnp.int8) if options.int8_cache else model.dtype
-        self._weights, structure = jax.tree.flatten((model, mimi, condition))
-        self._structure = structure
+        frame, shape = np.asarray(frame), self._idle.heard.shape[1:]
+        if frame.shape != shape:
+            raise ValueError(f"a frame has shape {list(shape)}, got {list(frame.shape)}")
+        if self.frame_size is None:
+            card, whole = self.config.card, np.issubdtype(frame.dtype, np.integer)
+            if not whole or ((frame < streams.ZERO_ID) | (frame > card)).any():
+                raise ValueError(f"codes are integers from 0 to {card}, or -1 for none, got {frame}")
+            return frame, 0
+        if frame.dtype == np.int16:
+            return frame / np.float32(1 << 15), 0
+        if not np.issubdtype(frame.dtype, np.floating):
+            raise ValueError(f"samples are floats, at full scale 1, or int16, got {frame.dtype}")
+        sound = np.abs(frame) <= LOUDEST
+        return np.where(sound, frame, 0.0), int(np.sum(~sound))
 
-        def fresh(count: int) -> SlotState:
-            return device.init_slots(self.config, mimi, schedule, count, dtype, options.guided)
 
-        def step(weights: list[jax.Array], state: SlotState, inputs: SlotInputs) -> Any:
-            model, mimi, condition = jax.tree.unflatten(structure, weights)
-            return device.step_slots(model, mimi, schedule, options.guided, state, inputs, condition)
-
-        def start(
-            state: SlotState, slot: jax.Array, key: jax.Array, settings: Sampling, scale: jax.Array
-        ) -> SlotState:
-            row = fresh(1)
-            row = row._replace(lm=row.lm._replace(keys=key[None]), settings=settings, scale=scale)
-            return device.put_slot(state, row, slot, slots)
-
-        state = jax.jit(functools.partial(fresh, slots))()
-        if mesh is not None:
-            state = _on_mesh(state, self.config.temporal.num_heads, mesh)
-        places = jax.tree.map(lambda a: a.sharding, state)
-        idle = device.idle_inputs(self.config, slots, self.frame_size)
-        self._idle_inputs = SlotInputs(*map(np.asarray, idle))
-        self._blank = (jax.random.key(0), sampling(1), np.ones(1, np.float32))
-        first = (state, np.int32(0), *self._blank)
-        started = jax.jit(start, donate_argnums=0, out_shardings=places).lower(*first)
-        stepped = jax.jit(step, donate_argnums=1, out_shardings=(places, None)).lower(
-            self._weights, state, self._idle()
+def _say_if_slow(mesh: Mesh, dtype: jnp.dtype, int8_weights: bool) -> None:
+    """XLA's products of other types than float32 read 1 to 2 GB/s on a CPU, those of float32 the whole bandwidth."""
+    if mesh.devices.flat[0].platform == "cpu" and (int8_weights or dtype != jnp.float32):
+        kind = "int8" if int8_weights else dtype.name
+        log.warning(
+            "%s weights make a frame about 4 times slower than float32 on a CPU (XLA's products)", kind
         )
-        self._start, self._step = started.compile(flags), stepped.compile(flags)
-        state = self._start(*first)
-        self._state, _ = self._step(self._weights, state, self._idle())
-
-
-def _on_mesh(state: SlotState, heads: int, mesh: Mesh) -> SlotState:
-    """Puts a state on a mesh: KV rings of the language model cut by heads, the rest whole on every device."""
-    whole = NamedSharding(mesh, PartitionSpec())
-    cut = NamedSharding(mesh, PartitionSpec(None, "tensor"))
-    rings = cut if heads % mesh.shape["tensor"] == 0 else whole
-    caches = jax.device_put(state.lm.caches, rings)
-    state = jax.device_put(state._replace(lm=state.lm._replace(caches=[])), whole)
-    return state._replace(lm=state.lm._replace(caches=caches))

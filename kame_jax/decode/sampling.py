@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 COMMON_TOP_K = 256
 """A full sort of the vocabulary costs far more than its best few: only a larger top-k pays for it."""
@@ -35,22 +36,33 @@ def sampling(
     """The same settings for every row; the defaults are those of Moshi's and KAME's servers.
 
     Raises:
-        ValueError: a negative temperature, or a top-k below 1.
+        ValueError: as `checked`.
     """
-    for name, value, low in (
-        ("text_temperature", text_temperature, 0.0),
-        ("audio_temperature", audio_temperature, 0.0),
-        ("text_top_k", text_top_k, 1),
-        ("audio_top_k", audio_top_k, 1),
-    ):
-        if value < low:
-            raise ValueError(f"{name} is {value}, expected at least {low}")
-    return Sampling(
-        jnp.full(batch, text_temperature, jnp.float32),
-        jnp.full(batch, text_top_k, jnp.int32),
-        jnp.full(batch, audio_temperature, jnp.float32),
-        jnp.full(batch, audio_top_k, jnp.int32),
-    )
+    row = (text_temperature, text_top_k, audio_temperature, audio_top_k)
+    return jax.tree.map(jnp.asarray, checked(Sampling(*([value] * batch for value in row)), batch))
+
+
+def checked(settings: Sampling, batch: int) -> Sampling:
+    """The settings as NumPy arrays `[batch]`.
+
+    Raises:
+        ValueError: a temperature that is negative or not finite, a top-k that is not a whole number from 1 up, or
+            another number of rows.
+    """
+    rows = {}
+    for name, given in settings._asdict().items():
+        values, top_k = np.asarray(given, np.float64), name.endswith("top_k")
+        if values.shape != (batch,):
+            raise ValueError(f"{name} has shape {list(values.shape)}, expected [{batch}]: one value a row")
+        wrong = ~((values >= top_k) & (values < np.finfo(np.float32).max))
+        if top_k:
+            wrong |= values != np.floor(values)
+        if wrong.any():
+            what = "a whole number of at least 1" if top_k else "a number of at least 0"
+            raise ValueError(f"{name} is {values[wrong][0]:g}, expected {what}")
+        # A larger top-k than any vocabulary is all of it.
+        rows[name] = np.minimum(values, 2**31 - 1).astype(np.int32) if top_k else values.astype(np.float32)
+    return Sampling(**rows)
 
 
 def greedy(batch: int) -> Sampling:

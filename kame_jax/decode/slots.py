@@ -38,6 +38,20 @@ class SlotState(NamedTuple):
     settings: Sampling
     scale: jax.Array
     """float32 `[slots]`, guidance; 1 is none."""
+    condition: jax.Array | None
+    """float32 `[slots, 1 or 2, dim]`: of the conversation and, guided, of its null half; None for models without."""
+
+
+class SlotStart(NamedTuple):
+    """What a new conversation brings, in arrays of one row."""
+
+    key: jax.Array
+    """Random keys `[1]`."""
+    settings: Sampling
+    scale: jax.Array
+    """float32 `[1]`, guidance."""
+    conditions: dict[str, tuple[jax.Array, jax.Array]]
+    """As `LM.condition` takes them, `[1 or 2]` rows: of the conversation and, guided, of its null half."""
 
 
 class SlotInputs(NamedTuple):
@@ -95,6 +109,7 @@ def init_slots(
         guided: room for the null half of guidance.
     """
     keys = jax.random.split(jax.random.key(0), slots)
+    halves = (slots, 1 + guided, config.temporal.dim)
     oracle = jax.tree.map(lambda a: jnp.repeat(a[None], slots, axis=0), schedule.initial())
     return SlotState(
         init_state(config, slots, keys, dtype, guided),
@@ -102,6 +117,18 @@ def init_slots(
         oracle,
         greedy(slots),
         jnp.ones(slots, jnp.float32),
+        jnp.zeros(halves, jnp.float32) if config.conditioners else None,
+    )
+
+
+def begun(model: LM, fresh: SlotState, start: SlotStart) -> SlotState:
+    """The one row of `fresh`, with what its conversation brings."""
+    condition = model.condition(start.conditions)[None] if model.config.conditioners else None
+    return fresh._replace(
+        lm=fresh.lm._replace(keys=start.key),
+        settings=start.settings,
+        scale=start.scale,
+        condition=condition,
     )
 
 
@@ -122,7 +149,6 @@ def step_slots(
     guided: bool,
     state: SlotState,
     inputs: SlotInputs,
-    condition: jax.Array | None = None,
 ) -> tuple[SlotState, SlotOutputs]:
     """One frame of every running slot: sound to codes, oracle, language model, codes to sound.
 
@@ -133,10 +159,8 @@ def step_slots(
         guided: run the null half too.
         state: all slots; donate it.
         inputs: the frame.
-        condition: float32 `[2 or 1, dim]`: the condition of every slot, and of the null half.
     """
-    config, batch = model.config, inputs.running.shape[0]
-    sound = state.mimi
+    config, sound = model.config, state.mimi
     if mimi is None or sound is None:
         user = inputs.heard
     else:
@@ -153,11 +177,7 @@ def step_slots(
         state.oracle, state.lm.offset, inputs.running, inputs.op, inputs.tokens, inputs.count
     )
 
-    def every_slot(index: int) -> jax.Array | None:
-        if condition is None:
-            return None
-        return jnp.broadcast_to(condition[min(index, len(condition) - 1)], (batch, condition.shape[1]))
-
+    halves = (None, None) if state.condition is None else (state.condition[:, 0], state.condition[:, -1])
     lm, out = frame_step(
         model,
         state.lm,
@@ -165,17 +185,17 @@ def step_slots(
         None if config.oracle == "none" else token,
         inputs.running,
         state.settings,
-        every_slot(0),
+        halves[0],
         inputs.forced,
-        Guidance(state.scale, every_slot(1)) if guided else None,
+        Guidance(state.scale, halves[1]) if guided else None,
     )
     audio = None
     if mimi is not None and sound is not None and config.dep_q:
         own = jnp.maximum(out.tokens[:, 1:, None], 0)
         audio, sound = codec.decode_frame(mimi, sound, own, exec_mask=out.ready)
     counts = jnp.stack([getattr(oracle, name) for name in COUNTS], axis=1)
-    new = SlotState(lm, sound, oracle, state.settings, state.scale)
-    return new, SlotOutputs(out.tokens, out.ready, audio, token, counts, out.extra_heads)
+    state = state._replace(lm=lm, mimi=sound, oracle=oracle)
+    return state, SlotOutputs(out.tokens, out.ready, audio, token, counts, out.extra_heads)
 
 
 def _oracle(

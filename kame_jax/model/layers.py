@@ -93,11 +93,15 @@ def unstacked(module: nnx.Module | nnx.List) -> nnx.List:
     # One array after the other, so that only one of them is held twice; one compilation a shape.
     arrays, structure = jax.tree.flatten(module)
     split = [_split(array) for array in arrays]
-    return nnx.List([jax.tree.unflatten(structure, copies) for copies in zip(*split, strict=True)])
+    copies = nnx.List([jax.tree.unflatten(structure, parts) for parts in zip(*split, strict=True)])
+    for _, weight in nnx.to_flat_state(nnx.state(copies)):
+        weight.set_metadata("axes", weight.get_metadata()["axes"][1:])
+    return copies
 
 
 def _split(array: jax.Array) -> tuple[jax.Array, ...]:
-    if isinstance(array.sharding, SingleDeviceSharding) and array.device.platform == "cpu":
+    traced = isinstance(array, jax.core.Tracer)
+    if not traced and isinstance(array.sharding, SingleDeviceSharding) and array.device.platform == "cpu":
         host = np.asarray(array)  # no copy, and nothing to compile
         return tuple(jnp.array(host[index]) for index in range(len(host)))
     return jax.jit(lambda a: tuple(a[index] for index in range(len(a))))(array)

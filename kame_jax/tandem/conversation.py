@@ -21,13 +21,13 @@ from kame_jax.config import TandemConfig
 from kame_jax.decode.session import Frame, Session
 from kame_jax.llm import LLMError, one_line
 from kame_jax.oracle import OracleOp
+from kame_jax.streams import FRAME_SECONDS
 from kame_jax.tandem.backend import Backend, Question, Turn
 from kame_jax.tandem.report import ConversationReport
 from kame_jax.tandem.speech import SpokenTokens
 from kame_jax.tandem.transcript import Heard, Transcript
 from kame_jax.tandem.words import count_words, spoken_part
 
-FRAME_SECONDS = 0.08
 CHARS_AT_ONCE = 200
 """Of an answer, between two looks at what else there is to do."""
 
@@ -82,11 +82,9 @@ class Conversation:
         self.transcript, self.backend = transcript, backend
         self.events: Counter[str] = Counter()
         """What happened, counted: asked, adopted, complete, cancelled, failed_<kind>, limited, ..."""
-        self.measures = ConversationReport(
-            session.engine.config.text_padding_id, session.engine.config.text_card
-        )
-        assert session.engine.tokenizer is not None
-        self._tokenizer: SentencePieceProcessor = session.engine.tokenizer
+        self.measures = ConversationReport(session.config.text_padding_id, session.config.text_card)
+        assert session.tokenizer is not None
+        self._tokenizer: SentencePieceProcessor = session.tokenizer
         self._log_line = log or (lambda event: None)
         self._say_line = say
         self._sources = [source for source in (transcript, backend) if source is not None]
@@ -139,6 +137,7 @@ class Conversation:
             self.measures.changed(op)
             self._log_line({"frame": op.step, "op": op.op, "tokens": list(op.tokens)})
         self._logged = len(self.session.log)
+        self.measures.stepped(frame.seconds)
         self.measures.read(frame.oracle, frame.index)
         self.measures.sounded(frame.samples, frame.index * FRAME_SECONDS)
         self._say(frame)

@@ -20,10 +20,9 @@ from kame_jax.decode.session import Frame
 from kame_jax.errors import InputError
 from kame_jax.interop import open_checkpoint
 from kame_jax.interop.beside import loader_settings
+from kame_jax.streams import FRAME_SECONDS
 from kame_jax.tandem.kyutai_server import PAUSE_HEAD
 from kame_jax.tandem.transcript import Heard, Threaded
-
-FRAME_SECONDS = 0.08
 
 
 class Word(NamedTuple):

@@ -19,6 +19,7 @@ from kame_jax.config import MimiConfig, ModelConfig
 from kame_jax.decode.session import Frame
 from kame_jax.files import write_whole
 from kame_jax.picture import INK, MUTED, ORACLE, OWN, TEXT, USER, Mark, bare, waveform
+from kame_jax.streams import FRAME_SECONDS
 
 WIDTH, FONT = 11.0, 8
 CHAR = 0.058
@@ -223,7 +224,7 @@ def _questions(axis: Axes, events: Sequence[Mapping[str, Any]], seconds: float) 
     free: list[float] = []
     placed = []
     for event in asked:
-        time = event["frame"] * 0.08
+        time = event["frame"] * FRAME_SECONDS
         text = event["text"] if len(event["text"]) <= 30 else "…" + event["text"][-29:]
         text += "" if event["final"] else " …"
         line = next((r for r, until in enumerate(free) if until <= time), len(free))

@@ -10,11 +10,10 @@ import numpy as np
 from kame_jax.decode.session import Session
 from kame_jax.llm import Usage
 from kame_jax.oracle import OracleOp
+from kame_jax.streams import FRAME_SECONDS
 from kame_jax.tandem.backend import content_words
 from kame_jax.tandem.transcript import Heard
 
-FRAME_SECONDS = 0.08
-BUDGET_MS = 80.0
 PAUSE = 1.0
 """Seconds without a word, or without sound, after which the model's next one begins a new turn."""
 AUDIBLE = 1e-2
@@ -33,6 +32,8 @@ class ConversationReport:
         self._pad, self._start = pad_id, start_id
         self._line: deque[tuple[int, int, float | None]] = deque()
         """Tokens that wait to be read: id, frame before which it came, end of the word that it knows first."""
+        self._steps: list[float] = []
+        """Seconds that each frame took."""
         self._ages: list[int] = []
         self._known: list[float] = []
         self._given = self._read = self._erased = 0
@@ -78,6 +79,10 @@ class ConversationReport:
     def completed(self, text: str) -> None:
         """The adopted answer is whole."""
         self._answer = text
+
+    def stepped(self, seconds: float) -> None:
+        """The engine took so long for a frame."""
+        self._steps.append(seconds)
 
     def read(self, token: int, frame: int) -> None:
         """The model read `token` beside frame `frame`."""
@@ -138,15 +143,15 @@ class ConversationReport:
         engine's part of it.
         """
         self._close_answer()
-        steps = np.array(session.engine.frame_seconds or [0.0]) * 1e3
+        steps = np.array(self._steps or [0.0]) * 1e3
         frames = np.array(self._frame_ms or [0.0])
         words, sounds = self._latencies(self._words.times), self._latencies(self._sounds.times)
         result = {
             **{f"frame_ms_p{q}": float(np.percentile(frames, q)) for q in (50, 95, 99)},
             "frame_ms_max": float(frames.max()),
-            "frames_over_80_ms": int(np.sum(frames > BUDGET_MS)),
+            "frames_over_80_ms": int(np.sum(frames > FRAME_SECONDS * 1e3)),
             **{f"step_ms_p{q}": float(np.percentile(steps, q)) for q in (50, 95, 99)},
-            "steps_over_80_ms": int(np.sum(steps > BUDGET_MS)),
+            "steps_over_80_ms": int(np.sum(steps > FRAME_SECONDS * 1e3)),
             "oracle_age_seconds_p50": _percentile(np.array(self._ages) * FRAME_SECONDS, 50),
             "oracle_age_seconds_p95": _percentile(np.array(self._ages) * FRAME_SECONDS, 95),
             "word_to_oracle_seconds_p50": _percentile(np.array(self._known), 50),
@@ -161,6 +166,7 @@ class ConversationReport:
             "first_sound_seconds": sounds[0] if sounds else None,
             "first_sound_seconds_p50": _percentile(np.array(sounds), 50),
         }
+        result["samples_silenced"] = session.silenced
         result |= {f"oracle_tokens_{name}": count for name, count in session.counts.items()}
         if usage is not None:
             result |= {

@@ -19,6 +19,7 @@ from kame_jax.config import STTConfig
 from kame_jax.llm import Endpoint, LLMError, one_line
 from kame_jax.llm.endpoint import deadline
 from kame_jax.llm.errors import reported
+from kame_jax.streams import FRAME_SECONDS
 from kame_jax.tandem.networked import Networked
 from kame_jax.tandem.transcript import Heard
 from kame_jax.tandem.words import join_words, split_words, spoken_part
@@ -39,7 +40,7 @@ class Activity:
     ABOVE = 12.0
     LEAST = -50.0
     QUIETEST = -65.0
-    RISE = 2.0 / 12.5
+    RISE = 2.0 * FRAME_SECONDS
     """How fast the idea of quiet goes up, decibels a frame."""
 
     def __init__(self) -> None:

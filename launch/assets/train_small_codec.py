@@ -1,6 +1,7 @@
 """Trains the small Mimi that the demo bundles, on the bundled dialogues; about six minutes on two cores.
 
     python launch/assets/train_small_codec.py OUT [--steps 700]
+    python launch/assets/train_small_codec.py OUT --decoder-of CODEC     # its codes stay what they are
 
 It has the structure of the released codec at a fraction of its size: the same frames, a split residual quantizer,
 causal convolutions and transformers. It knows two synthetic speakers, and is there to make the demo's codes mean
@@ -14,6 +15,7 @@ import argparse
 import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -23,11 +25,12 @@ import optax
 from flax import nnx
 
 from kame_jax.checkpoint.weights import ArrayWeights
+from kame_jax.codec import mimi as codec
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import load_codec
 from kame_jax.data.dialogue import read_dialogues, read_stereo
 from kame_jax.demo.dialogues import ROOT
-from kame_jax.interop import Checkpoint
+from kame_jax.interop import Checkpoint, load_mimi
 from kame_jax.interop.export import export
 from kame_jax.interop.layouts import Layout
 from kame_jax.model import tree
@@ -41,6 +44,9 @@ DECAY = 0.98
 DEAD = 0.03
 """Chosen this often a step on average, a centroid counts as unused."""
 WINDOWS = (256, 512, 1024, 2048)
+BEGIN = 32
+"""Samples at the start of a clip that count for themselves: the decoder's convolutions see zeros before them, which is
+not what silence looks like inside, and a window of a spectrum is too wide to notice the click."""
 
 Codebooks = dict[str, dict[str, jax.Array]]
 """Branch -> `sum [count, bins, dim]` and `usage [count, bins]`."""
@@ -52,20 +58,28 @@ def clips() -> np.ndarray:
 
 
 def overlapping(x: jax.Array, hop: int) -> jax.Array:
-    """Windows of `4 * hop` samples, one every `hop`, of `x [batch, samples]`: `[batch, windows, 4 * hop]`."""
-    blocks = x[:, : x.shape[1] // hop * hop].reshape(x.shape[0], -1, hop)
+    """Windows of `4 * hop` samples, one every `hop`, of `x [batch, samples]`: `[batch, windows, 4 * hop]`.
+
+    Silence precedes `x`, so that its first samples lie in the middle of windows too.
+    """
+    x = jnp.pad(x[:, : x.shape[1] // hop * hop], ((0, 0), (3 * hop, 0)))
+    blocks = x.reshape(x.shape[0], -1, hop)
     windows = blocks.shape[1] - 3
     return jnp.concatenate([blocks[:, i : i + windows] for i in range(4)], axis=-1)
 
 
 def spectra_loss(target: jax.Array, made: jax.Array) -> jax.Array:
-    """Mean distance of log magnitudes and of magnitudes over four window sizes; `[batch, samples]` each."""
+    """Mean distance of log magnitudes and of magnitudes over four window sizes, and of the first samples.
+
+    Both are `[batch, samples]`.
+    """
     total = jnp.zeros(())
     for size in WINDOWS:
         window, hop = jnp.hanning(size), size // 4
         a, b = (jnp.abs(jnp.fft.rfft(overlapping(x, hop) * window) + 1e-7) for x in (target, made))
         total += jnp.mean(jnp.abs(jnp.log(a + 1e-2) - jnp.log(b + 1e-2))) + 0.5 * jnp.mean(jnp.abs(a - b))
-    return total / len(WINDOWS)
+    click = jnp.mean(jnp.abs(target - made)[:, :BEGIN])
+    return total / len(WINDOWS) + 20.0 * click
 
 
 def latents(mimi: Mimi, audio: jax.Array) -> jax.Array:
@@ -81,6 +95,35 @@ def audio_of(mimi: Mimi, latent: jax.Array) -> jax.Array:
     x, _ = mimi.upsample(latent, mimi.upsample.init_state(batch))
     x, _ = mimi.decoder(mimi.decoder_transformer(x), mimi.decoder.init_state(batch))
     return x[..., 0]
+
+
+def train_decoder(mimi: Mimi, draw: Callable[[], jax.Array], steps: int) -> float:
+    """Trains the decoder's convolutions alone, in place, on the codes that the codec gives; returns the last loss."""
+    encode = jax.jit(lambda mimi, clip: mimi.quantizer.decode(codec.encode(mimi, clip)))
+    graphdef, params, rest = nnx.split(mimi, nnx.PathContains("decoder"), ...)
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps), b1=0.8, b2=0.99)
+    state = optimizer.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: nnx.State, state: optax.OptState, clip: jax.Array, latent: jax.Array) -> tuple:
+        def loss(params: nnx.State) -> jax.Array:
+            return spectra_loss(clip, audio_of(nnx.merge(graphdef, params, rest), latent))
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    started, value = time.perf_counter(), jnp.zeros(())
+    for number in range(steps):
+        # Replies begin in silence, and so do these clips.
+        clip = draw().at[:, : mimi.config.frame_size].set(0.0)
+        params, state, value = step(params, state, clip, encode(mimi, clip))
+        if number % 50 == 49:
+            print(
+                f"step {number + 1} loss {float(value):.4f} {time.perf_counter() - started:.0f} s", flush=True
+            )
+    nnx.update(mimi, params)
+    return float(value)
 
 
 def quantize(
@@ -135,8 +178,15 @@ def first_books(z: np.ndarray, count: int, bins: int, rng: np.random.Generator) 
     return {"sum": jnp.asarray(np.stack(sums)), "usage": jnp.ones((count, bins))}
 
 
+def write(mimi: Mimi, out: Path, loss: float) -> None:
+    """Writes the codec, with its configuration beside it."""
+    arrays = {path: np.asarray(leaf) for path, leaf in tree.leaves(mimi).items()}
+    export(Checkpoint(str(out), Layout.MIMI, mimi.config, ArrayWeights(arrays)), out, "mimi")
+    print(json.dumps({"out": str(out), "loss": loss}))
+
+
 def main() -> None:
-    """Trains and writes the codec, with its configuration beside it."""
+    """Trains and writes the codec."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -146,12 +196,26 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--decoder-of", metavar="CODEC", help="train the decoder of this codec alone, further"
+    )
     args = parser.parse_args()
-    config = load_codec(args.config)
+    mimi = (
+        load_mimi(args.decoder_of) if args.decoder_of else Mimi(nnx.Rngs(args.seed), load_codec(args.config))
+    )
+    config, bins = mimi.config, mimi.config.quantizer.bins
     rng = np.random.default_rng(args.seed)
-    mimi = Mimi(nnx.Rngs(args.seed), config)
-    audio, bins = clips(), config.quantizer.bins
+    audio = clips()
     audio = audio / np.abs(audio).max()
+
+    def draw() -> jax.Array:
+        starts = rng.integers(0, len(audio) - FRAMES * config.frame_size, BATCH)
+        clip = np.stack([audio[s : s + FRAMES * config.frame_size] for s in starts])
+        return jnp.asarray(clip * rng.uniform(0.5, 1.2, (BATCH, 1)), jnp.float32)
+
+    if args.decoder_of:
+        write(mimi, args.out, train_decoder(mimi, draw, args.steps))
+        return
     counts = {"semantic": 1, "acoustic": config.quantizer.n_q - 1}
     graphdef, params, rest = nnx.split(mimi, nnx.Param, ...)
     optimizer = optax.chain(
@@ -160,11 +224,6 @@ def main() -> None:
     )
     params = louder(params)
     state = optimizer.init(params)
-
-    def draw() -> jax.Array:
-        starts = rng.integers(0, len(audio) - FRAMES * config.frame_size, BATCH)
-        clip = np.stack([audio[s : s + FRAMES * config.frame_size] for s in starts])
-        return jnp.asarray(clip * rng.uniform(0.5, 1.2, (BATCH, 1)), jnp.float32)
 
     def loss(
         params: nnx.State, clip: jax.Array, books: Codebooks | None, key: jax.Array
@@ -220,9 +279,7 @@ def main() -> None:
         stored = getattr(model.quantizer, name).codebooks
         stored.embedding_sum.set_value(books[name]["sum"])
         stored.cluster_usage.set_value(books[name]["usage"])
-    arrays = {path: np.asarray(leaf) for path, leaf in tree.leaves(model).items()}
-    export(Checkpoint(str(args.out), Layout.MIMI, config, ArrayWeights(arrays)), args.out, "mimi")
-    print(json.dumps({"out": str(args.out), "loss": float(value)}))
+    write(model, args.out, float(value))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,6 @@ with engine.join(settings=greedy(1)) as session:
                 session.change(OracleOp(frame, event["op"], tuple(event["tokens"])))
         out = session.push(golden["user"][frame, 0].astype(np.int32))
         said.append(np.full(9, -2) if out.tokens is None else out.tokens)
-arrays = [*jax.tree.leaves(engine._weights), *jax.tree.leaves(engine._state)]
+arrays = jax.tree.leaves((engine.weights, engine.state))
 cut = sum(array.nbytes for array in arrays if not array.sharding.is_fully_replicated)
 np.savez(sys.argv[1], said=np.stack(said), cut=cut / sum(array.nbytes for array in arrays))

@@ -39,7 +39,7 @@ def converse(session, audio, changes=(), others=lambda frame: {}):
         for change in changes:
             if change.step == index:
                 session.change(change)
-        frames.append(session.engine.step({session: samples} | others(index))[session])
+        frames.append(shared().step({session: samples} | others(index))[session])
     return frames
 
 
@@ -151,7 +151,7 @@ def test_a_freed_slot_keeps_nothing_of_the_conversation():
 
 def first_rows(engine):
     """What the first slot of an engine holds."""
-    state = engine._state
+    state = engine.state
     state = state._replace(lm=state.lm._replace(keys=jax.random.key_data(state.lm.keys)))
     return [np.array(a[0]) for a in jax.tree.leaves(state)]
 

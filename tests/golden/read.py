@@ -6,7 +6,6 @@ import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -14,7 +13,7 @@ from kame_jax.interop.lm_tables import written
 from kame_jax.interop.load import load_checkpoint
 from kame_jax.interop.table import expand
 from kame_jax.model import LM, tree
-from kame_jax.model.conditioner import table_row
+from kame_jax.model.conditioner import condition_values
 
 LM_FILES = Path(__file__).parent / "lm"
 
@@ -22,10 +21,10 @@ QUICK = {"xla_backend_optimization_level": 0}
 """`jax.jit(..., compiler_options=QUICK)` compiles in half the time; these models are too small to run slowly."""
 
 CONDITIONS = {
-    "dev_2b": {"description": ("good", "bad"), "speaker": ("someone", None)},
-    "lora": {"description": ("calm", None)},
+    "dev_2b": [{"description": "good", "speaker": "someone"}, {"description": "bad", "speaker": None}],
+    "lora": [{"description": "calm"}, {"description": None}],
 }
-"""Values of the table conditions in each row of the batch, as `make_lm.py` gives them."""
+"""Conditions of each row of the batch, as `make_lm.py` gives them."""
 
 
 @functools.cache
@@ -42,17 +41,11 @@ def outputs(case: str, name: str) -> dict[str, np.ndarray]:
 
 def condition(case: str) -> jax.Array | None:
     """The condition vectors `[batch, dim]` that the reference's outputs of a case were made with."""
-    lm = model(case)
+    rows = CONDITIONS.get(case)
     if case == "norms":
-        voice = jnp.asarray(outputs("norms", "forward")["voice"])
-        return lm.condition({"voice": (voice, jnp.array([True, False]))})
-    if case not in CONDITIONS:
-        return None
-    values = {}
-    for config in lm.config.conditioners:
-        rows = [table_row(config, value) for value in CONDITIONS[case][config.name]]
-        values[config.name] = tuple(jnp.array(column) for column in zip(*rows, strict=True))
-    return lm.condition(values)
+        rows = [{"voice": outputs("norms", "forward")["voice"][0]}, {"voice": None}]
+    lm = model(case)
+    return None if rows is None else lm.condition(condition_values(lm.config.conditioners, rows))
 
 
 def reference_names(module: LM) -> dict[str, np.ndarray]:

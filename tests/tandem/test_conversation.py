@@ -35,15 +35,16 @@ class FakeEngine:
     """An engine whose model is silent: only the oracle's line is real, from the same code that the device runs."""
 
     def __init__(self):
-        self.config, self.tokenizer, self.frame_size = CONFIG, TOKENIZER, 1920
+        self.config, self.tokenizer = CONFIG, TOKENIZER
         self.schedule = SCHEDULE
         self.state = self.schedule.initial()
         self.idle = device.SlotInputs(*map(np.asarray, device.idle_inputs(CONFIG, 1, 1920)))
-        self.frame_seconds = deque([0.01])
         self.says = deque()
 
-    def step(self, heard):
-        ((session, _),) = heard.items()
+    def join(self):
+        return Session(self.config, self.tokenizer, 0, self.push, lambda session: None)
+
+    def push(self, session, heard):
         inputs = device.SlotInputs(*(a.copy() for a in self.idle))
         inputs.running[0] = inputs.hears[0] = True
         session.fill(inputs)
@@ -55,10 +56,7 @@ class FakeEngine:
         out = device.SlotOutputs(
             tokens, np.ones(1, bool), SILENCE[None], np.array([int(token)]), counts, np.zeros((1, 0, 6))
         )
-        return {session: session.take(out, True)}
-
-    def leave(self, session):
-        """Nothing to free."""
+        return session.take(out, 0, 0.01)
 
 
 class Script:
@@ -102,7 +100,7 @@ def talk(backend, seconds=4.0, words=WORDS, config=TandemConfig(), log=None, say
     """A conversation on the frame clock; gives the oracle row that was read, and the conversation."""
     engine = FakeEngine()
     engine.says.extend(says)
-    session = Session(engine, 0)
+    session = engine.join()
     if isinstance(backend, Script):
         backend.frames = lambda: session.frames
     source = TimedTranscript(words) if isinstance(words, list) else words
@@ -350,7 +348,7 @@ def test_what_a_server_does_wrong_never_stops_the_frames():
         )
         config = TandemConfig(llm=llm, trigger=TriggerConfig(new_words=9, end_of_turn=False))
         backend = LanguageModel(config)
-        conversation = Conversation(Session(FakeEngine(), 0), TimedTranscript(WORDS), backend, config)
+        conversation = Conversation(FakeEngine().join(), TimedTranscript(WORDS), backend, config)
         row = []
         while len(row) < 1000 and (not conversation.events[kind] or row[-12:] != [PAD] * 12):
             row.append((await conversation.step(SILENCE)).oracle)

@@ -14,7 +14,6 @@ import pytest
 from kame_jax.assets import TINY
 from kame_jax.config import LLMConfig, TandemConfig, TriggerConfig
 from kame_jax.decode import slots as device
-from kame_jax.decode.session import Session
 from kame_jax.decode.words import TextStream
 from kame_jax.oracle import OracleOp, OracleSchedule
 from kame_jax.oracle.text import load_tokenizer
@@ -96,7 +95,7 @@ def test_i4_no_change_of_the_oracle_is_ever_dropped():
         assert "10" not in text.split("|")[-1]
 
     engine = FakeEngine()
-    session = Session(engine, 0)
+    session = engine.join()
     for op, tokens in changes:
         getattr(session, op)(tokens)
     claim([session.push(np.zeros(1920, np.float32)).oracle for _ in range(30)])

@@ -102,7 +102,7 @@ class Scripted:
         token = self.tokens[index] if index < len(self.tokens) else PAD
         heads = np.full((self.heads, 6), 0.1, np.float32)
         heads[2:3, 0] = 0.9 if index in self.pauses else 0.0
-        return Frame(index, None, np.array([token]), "", PAD, heads)
+        return Frame(index, None, np.array([token]), "", PAD, heads, 0.01)
 
 
 LINE = [PAD] * 9 + [EPAD, *WHERE, PAD, EPAD, *IS, PAD]

@@ -56,7 +56,7 @@ def test_a_conversation_is_drawn_and_so_is_one_of_nothing(tmp_path):
     sound = np.sin(np.arange(CODEC.frame_size * 20) / 50).astype(np.float32)
     said = {7: "in", 8: " Rome"}
     frames = [
-        Frame(i, None, np.array([PAD]), said.get(i, ""), token, np.zeros((0, 6)))
+        Frame(i, None, np.array([PAD]), said.get(i, ""), token, np.zeros((0, 6)), 0.01)
         for i, token in enumerate(ROW)
     ]
     path = talk(tmp_path / "a", TOKENIZER, CODEC, CONFIG, sound, sound, frames, EVENTS, REPORT)

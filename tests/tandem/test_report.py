@@ -1,6 +1,5 @@
 """The figures of a conversation, each from a small log written by hand whose answer is plain arithmetic."""
 
-from collections import deque
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +15,9 @@ LOUD, QUIET = np.full(1920, 0.1, np.float32), np.zeros(1920, np.float32)
 
 
 def report(measures, frame_ms=(10.0,), usage=None, cost=0.0):
-    engine = SimpleNamespace(frame_seconds=deque(ms / 1e3 for ms in frame_ms))
-    return measures.figures(SimpleNamespace(engine=engine, counts={"read": 0}), usage, cost)
+    for ms in frame_ms:
+        measures.stepped(ms / 1e3)
+    return measures.figures(SimpleNamespace(silenced=0, counts={"read": 0}), usage, cost)
 
 
 def play(ops, row):

@@ -8,7 +8,6 @@ import time
 import pytest
 
 from kame_jax.config import LLMConfig, TandemConfig, TriggerConfig
-from kame_jax.decode.session import Session
 from kame_jax.tandem import Conversation, LanguageModel, TimedTranscript
 from tests.llm.server import Server, Turn
 from tests.tandem.test_conversation import PAD, SILENCE, START, WORDS, FakeEngine
@@ -30,7 +29,7 @@ def converse(server, until, config=None, frames=2000):
     async def main():
         backend = LanguageModel(config)
         conversation = Conversation(
-            Session(FakeEngine(), 0), TimedTranscript(WORDS), backend, config, lines.append
+            FakeEngine().join(), TimedTranscript(WORDS), backend, config, lines.append
         )
         while len(row) < frames and not until(conversation):
             row.append((await conversation.step(SILENCE)).oracle)
