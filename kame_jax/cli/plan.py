@@ -31,6 +31,8 @@ def add_parser(subparsers: Any) -> None:
     add("--frames", type=int, help="columns of a row (default: data.max_frames)")
     add("--decode", action="store_true", help="the streaming frame step in place of the train step")
     add("--batch", type=int, default=1, help="conversations, with --decode (default: %(default)s)")
+    add("--int8-weights", action="store_true", help="round the linear maps to int8, with --decode")
+    add("--int8-cache", action="store_true", help="round keys and values to int8, with --decode")
     add("--no-remedies", action="store_true", help="when it does not fit, do not look for what would")
     add("--text", metavar="FILE", help="write the compiled program there")
     add_common(parser)
@@ -48,13 +50,15 @@ def _run(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
     os.environ["JAX_PLATFORMS"] = "cpu"  # also on a machine that has accelerators: none is needed
+    from kame_jax.decode.program import EngineOptions
     from kame_jax.plan.report import make_decode_plan, make_plan, remedies, row_length
     from kame_jax.plan.target import parse_target
 
     target = parse_target(args.topology, args.slices)
     if args.decode:
         log(f"compiling the frame step for {target.name}")
-        plan = make_decode_plan(config, target, args.batch)
+        options = EngineOptions(args.batch, int8_weights=args.int8_weights, int8_cache=args.int8_cache)
+        plan = make_decode_plan(config, target, options)
     else:
         length = row_length(config, args.frames)
         if target.topology:

@@ -12,16 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from kame_jax.config import RunConfig
-from kame_jax.decode import step as decode
-from kame_jax.decode.sampling import Sampling
+from kame_jax.decode import program as decode
 from kame_jax.errors import InputError
 from kame_jax.model import tree
 from kame_jax.plan.estimate import Memory
 from kame_jax.plan.hlo import Collective, Tensor, biggest_tensors, collectives
-from kame_jax.sharding import activation_spec, shardings
 from kame_jax.train.program import abstract_batch, make_program
 
 GIB = 1 << 30
@@ -57,41 +55,19 @@ def compile_train(config: RunConfig, mesh: Mesh, length: int) -> Compiled:
     return _compile(lambda: program.step.lower(program.abstract_state(), batch))
 
 
-def compile_decode(config: RunConfig, mesh: Mesh, rows: int) -> Compiled:
-    """The frame step of so many conversations, weights and caches in the run's dtype, for the mesh's devices."""
+def compile_decode(config: RunConfig, mesh: Mesh, options: decode.EngineOptions) -> Compiled:
+    """The very step that an engine runs, codec, oracle and sampling included; no weight is made.
+
+    Args:
+        config: of model, codec and dtype.
+        mesh: its devices may be those of a topology.
+        options: of the engine.
+    """
     kind = jnp.dtype(config.train.dtype)
     model = tree.abstract_lm(config.model.architecture, param_dtype=kind, dtype=kind)
-    places = shardings(model, mesh)
-    arrays = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path])
-        for path, leaf in tree.leaves(model).items()
-    }
-    state = jax.eval_shape(
-        lambda: decode.init_state(config.model, rows, jax.random.split(jax.random.key(0), rows), kind)
-    )
-
-    def on_mesh(leaf: Any) -> jax.ShapeDtypeStruct:
-        axes = ("batch", "heads", None, None) if leaf.ndim == 4 else ("batch", *(None,) * (leaf.ndim - 1))
-        place = NamedSharding(mesh, activation_spec(axes, leaf.shape, mesh))
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-    state = jax.tree.map(on_mesh, state)
-    whole = NamedSharding(mesh, PartitionSpec())
-
-    def each(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=whole)
-
-    settings = Sampling(each(jnp.float32), each(jnp.int32), each(jnp.float32), each(jnp.int32))
-    user, oracle, running = each(jnp.int32, config.model.num_user_rows), each(jnp.int32), each(jnp.bool_)
-    if config.model.oracle == "none":
-        oracle = None
-
-    def step(model: Any, state: Any, user: Any, oracle: Any, running: Any, settings: Any) -> Any:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return decode.frame_step(model, state, user, oracle, running, settings)
-
-    jitted = jax.jit(step, donate_argnums=1, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
-    return _compile(lambda: jitted.lower(tree.fill(model, arrays), state, user, oracle, running, settings))
+    both = model, tree.abstract_mimi(config.codec)
+    model, mimi = jax.eval_shape(lambda model, mimi: decode.prepare(model, mimi, options, mesh), *both)
+    return _compile(decode.make_program(model, mimi, options, mesh).lower_step)
 
 
 def _compile(lower: Callable[[], Any]) -> Compiled:

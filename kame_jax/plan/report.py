@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kame_jax.config import RunConfig, build, to_dict
+from kame_jax.decode.program import EngineOptions
 from kame_jax.errors import InputError
 from kame_jax.plan.compiled import Compiled, compile_decode, compile_train
 from kame_jax.plan.estimate import (
@@ -152,8 +153,8 @@ def make_plan(config: RunConfig, target: Target, length: int) -> Plan:
     )
 
 
-def make_decode_plan(config: RunConfig, target: Target, rows: int) -> Plan:
-    """Compiles the frame step of `rows` conversations for a TPU.
+def make_decode_plan(config: RunConfig, target: Target, options: EngineOptions) -> Plan:
+    """Compiles the frame step of an engine for a TPU.
 
     Raises:
         InputError: as `make_plan`; a machine of GPUs, for which there is no compiler here.
@@ -165,10 +166,10 @@ def make_decode_plan(config: RunConfig, target: Target, rows: int) -> Plan:
         mesh = make_mesh(sizes.replica, sizes.fsdp, sizes.tensor, tpu_devices(target))
     except ValueError as error:
         raise InputError(f"mesh: {error}") from error
-    done = compile_decode(config, mesh, rows)
+    done = compile_decode(config, mesh, options)
     limit = done.limit or target.chip.memory
     times: Times | None = None
-    flops = 2.0 * rows * active_parameters(config.model.architecture)
+    flops = 2.0 * options.slots * active_parameters(config.model.architecture)
     if done.fits and done.memory:
         chip, (inside, beyond) = target.chip, _sent(done)
         times = Times(
@@ -177,7 +178,8 @@ def make_decode_plan(config: RunConfig, target: Target, rows: int) -> Plan:
             inside / target.bandwidth,
             beyond / chip.network,
         )
-    return Plan(target, dict(mesh.shape), rows, done.fits, "compiled", done.memory, limit, flops, times, done)
+    shape = dict(mesh.shape)
+    return Plan(target, shape, options.slots, done.fits, "compiled", done.memory, limit, flops, times, done)
 
 
 def _sent(done: Compiled) -> tuple[float, float]:

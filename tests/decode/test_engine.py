@@ -32,6 +32,12 @@ def shared() -> Engine:
     return small.engine(slots=3)
 
 
+@functools.cache
+def of_codes() -> Engine:
+    """One of codes, with one slot."""
+    return small.engine(sound=False)
+
+
 def converse(session, audio, changes=(), others=lambda frame: {}):
     """Streams `audio`; `changes` are oracle changes by frame, `others` what further sessions hear beside it."""
     frames = []
@@ -229,7 +235,7 @@ def test_text_comes_with_its_spaces_as_it_is_said():
 
 
 def test_what_does_not_fit_is_refused():
-    engine = small.engine(sound=False, slots=1)
+    engine = of_codes()
     session = engine.join()
     with pytest.raises(InputError, match="all 1 session slots are taken"):
         engine.join()
