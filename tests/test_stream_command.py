@@ -40,6 +40,12 @@ def test_the_bundled_model_answers_a_bundled_question_with_sound_of_the_same_len
     assert (folder / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_reply_begins_in_silence(answer):
+    first, _ = soundfile.read(str(answer[0] / "a.wav"), frames=1920)
+    # 50 dB under full scale; a decoder that knows no beginnings jumps to 0.14 in the first sample.
+    assert np.abs(first).max() < 3e-3
+
+
 def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
     np.savez(tmp_path / "in.npz", user_audio=np.zeros((2, 20), np.int32))
     (tmp_path / "log.jsonl").write_text('{"frame": 3, "op": "replace", "tokens": [20, 21]}\n')
