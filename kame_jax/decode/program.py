@@ -23,10 +23,10 @@ from kame_jax.decode.own_voice import own_voice
 from kame_jax.decode.sampling import sampling
 from kame_jax.decode.slots import SlotInputs, SlotOutputs, SlotStart, SlotState
 from kame_jax.errors import InputError
-from kame_jax.model import LM, tree
+from kame_jax.model import LM
 from kame_jax.model.conditioner import condition_values
 from kame_jax.oracle import OracleSchedule
-from kame_jax.sharding import activation_spec, shardings
+from kame_jax.sharding import activation_spec, jit_on, tree_shardings
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,12 @@ def make_program(model: LM, mimi: Mimi | None, options: EngineOptions, mesh: Mes
 
     def step(weights: list[jax.Array], state: SlotState, inputs: SlotInputs) -> tuple[SlotState, SlotOutputs]:
         model, mimi = jax.tree.unflatten(structure, weights)
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return slots.step_slots(model, mimi, schedule, options.guided, state, inputs)
+        return slots.step_slots(model, mimi, schedule, options.guided, state, inputs)
 
     state = _on_mesh(jax.eval_shape(functools.partial(init, options.slots)), mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     whole = NamedSharding(mesh, PartitionSpec())
-    homes = jax.tree.leaves((tree.fill(model, shardings(model, mesh)), jax.tree.map(lambda _: whole, mimi)))
+    homes = jax.tree.leaves((tree_shardings(model, mesh), jax.tree.map(lambda _: whole, mimi)))
     frame_size = None if mimi is None else mimi.config.frame_size
     unnamed = dict.fromkeys(conditioner.name for conditioner in config.conditioners)
     conditions = condition_values(config.conditioners, [unnamed] * (1 + options.guided))
@@ -140,9 +139,9 @@ def make_program(model: LM, mimi: Mimi | None, options: EngineOptions, mesh: Mes
         SlotInputs(*map(np.asarray, slots.idle_inputs(config, options.slots, frame_size))),
         SlotStart(jax.random.key(0)[None], sampling(1), np.ones(1, np.float32), conditions),
         schedule,
-        jax.jit(functools.partial(init, options.slots), out_shardings=places),
-        jax.jit(start, donate_argnums=1, out_shardings=places),
-        jax.jit(step, donate_argnums=1, out_shardings=(places, None)),
+        jit_on(mesh, functools.partial(init, options.slots), out_shardings=places),
+        jit_on(mesh, start, donate_argnums=1, out_shardings=places),
+        jit_on(mesh, step, donate_argnums=1, out_shardings=(places, None)),
     )
 
 
