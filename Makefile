@@ -1,6 +1,7 @@
 # make demo   the whole story on the bundled dialogues        make test    the tests (not the slow ones)
 # make slow   the slow tests                                  make lint    format, lint and types
 # make servers  tests against real server programs (installs transformers and torch into .venv-servers)
+# make docs   the documentation, into build/docs; links are checked
 # make check  lint and tests                                  make golden  the reference tensors, made anew from PyTorch
 #
 # Each makes what it needs in .venv, from any Python of 3.11 or later (PYTHON=... picks one), and installs again only
@@ -42,7 +43,7 @@ $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(
 touch $@
 endef
 
-.PHONY: help demo test quick slow servers lint format check golden clean
+.PHONY: help demo test quick slow servers lint format docs check golden clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -73,7 +74,10 @@ format: $(VENV)/.ready-dev
 	@$(BIN)/ruff check --quiet --fix . || true
 	@$(BIN)/ruff format .
 
-check: lint test
+docs: $(VENV)/.ready-dev
+	@cd docs && ../$(BIN)/python -m mkdocs build --quiet --strict
+
+check: lint docs test
 
 golden: $(VENV)/.ready-test
 	@[ -e .venv-golden/.ready ] || { tests/golden/setup.sh .venv-golden $(BIN)/python; touch .venv-golden/.ready; }

@@ -1,4 +1,4 @@
-"""Plans every preset of `configs/pods` for its machine and writes the table in the README.
+"""Plans every preset of `configs/pods` for its machine and writes the table in `docs/pages/plan.md`.
 
     python launch/plan_table.py [PRESET ...]
 
@@ -77,16 +77,15 @@ def _row(preset: str, machine: str, found: dict) -> str:
     return f"| `{preset}` | {machine} | {found['frames']:,} | {memory} | {seconds} | {mfu} | {how} |\n"
 
 
-def write(text: str, readme: Path) -> None:
+def write(text: str, page: Path) -> None:
     """Puts the table between its marks."""
-    page = readme.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     if not rest or not after:
-        raise SystemExit(f"{readme}: no line {BEGIN.strip()!r} with {END.strip()!r} after it")
-    part = readme.with_name(".README.part")
+        raise SystemExit(f"{page}: no line {BEGIN.strip()!r} with {END.strip()!r} after it")
+    part = page.with_name(".plan.part")
     part.write_text(before + BEGIN + text + END + after, encoding="utf-8")
-    part.replace(readme)
+    part.replace(page)
 
 
 def main() -> None:
@@ -106,7 +105,7 @@ def main() -> None:
             print(f"{preset} on {machine}", file=sys.stderr, flush=True)
             plans.setdefault(preset, {})[machine] = plan(preset, machine)
             KEPT.write_text(json.dumps(plans, indent=1, sort_keys=True) + "\n")
-    write(table(plans), ROOT / "README.md")
+    write(table(plans), ROOT / "docs" / "pages" / "plan.md")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
-from kame_jax.config import RunConfig, load_run, to_dict, to_yaml
+from kame_jax.config import RunConfig, config_paths, config_summary, load_run, to_dict, to_yaml
 from kame_jax.errors import printable
 
 
@@ -33,6 +33,19 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
+    parser.add_argument(
+        "--list", action=_List, nargs=0, help="print the names of the ready configurations and stop"
+    )
+
+
+class _List(argparse.Action):
+    """Prints every ready configuration with what it is, and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        paths = config_paths()
+        width = max(len(path.stem) for path in paths)
+        print("\n".join(f"{path.stem:<{width}}  {config_summary(path)}" for path in paths))
+        parser.exit()
 
 
 def read_config(args: argparse.Namespace) -> RunConfig | None:

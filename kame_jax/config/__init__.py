@@ -7,6 +7,8 @@ from kame_jax.config.build import build, to_dict, validate
 from kame_jax.config.llm import LLMConfig
 from kame_jax.config.load import (
     config_names,
+    config_paths,
+    config_summary,
     find_config,
     load_codec,
     load_model,
@@ -92,6 +94,8 @@ __all__ = [
     "TriggerConfig",
     "build",
     "config_names",
+    "config_paths",
+    "config_summary",
     "find_config",
     "load_codec",
     "load_model",

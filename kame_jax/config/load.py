@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,9 @@ MOST_VALUES = 100_000
 """Values of the largest configuration, those that aliases repeat included: a few nested ones make billions."""
 PRESET_SECTIONS = ("model", "codec")
 """Sections that may start from another file's, with `preset: NAME`."""
+
+PODS = "pods"
+"""Folder of the runs on named machines, beside the other ready configurations."""
 
 _PLAIN_SCALARS = (
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
@@ -139,7 +143,21 @@ def to_yaml(config: Any) -> str:
 
 def config_names() -> list[str]:
     """Names of the ready configurations, one for each model; `configs/pods` has more, for runs on named machines."""
-    return sorted(path.stem for path in _config_folder().glob("*.yaml"))
+    return [path.stem for path in config_paths() if path.parent.name != PODS]
+
+
+def config_paths() -> list[Path]:
+    """Files of all ready configurations: those of models by name, then those of runs on named machines."""
+    return [path for folder in _config_folders() for path in sorted(folder.glob("*.yaml"))]
+
+
+def config_summary(path: Path) -> str:
+    """What a configuration is: the first sentence of the comment that its file opens with."""
+    lines = itertools.takewhile(
+        lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()
+    )
+    text = " ".join(line.lstrip("# ") for line in lines)
+    return re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
 
 
 def find_config(source: str | Path) -> Path:
@@ -151,21 +169,20 @@ def find_config(source: str | Path) -> Path:
     path = Path(source)
     if os.path.exists(path) and not path.is_dir():  # a folder may be called as a ready configuration is
         return regular_file(path, "a configuration in YAML")
-    folders = (_config_folder(), _config_folder() / "pods")
-    for named in (folder / f"{source}.yaml" for folder in folders):
-        if path.name == str(source) and named.is_file():
-            return named
-    known = [file.stem for folder in folders for file in folder.glob("*.yaml")]
+    known = {file.stem: file for file in config_paths()}
+    if str(source) in known:
+        return known[str(source)]
     near = difflib.get_close_matches(path.stem, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"ready ones: {', '.join(config_names())}"
     raise InputError(f"no configuration file or name {str(source)!r}; {hint}")
 
 
-def _config_folder() -> Path:
-    """Folder of the ready configurations: inside an installed package, else at the top of a checkout."""
+def _config_folders() -> tuple[Path, Path]:
+    """Folders of the ready configurations: inside an installed package, else at the top of a checkout."""
     package = Path(__file__).parent.parent
     inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+    folder = inside if inside.is_dir() else package.parent / "configs"
+    return folder, folder / PODS
 
 
 def _load_section(source: str | Path, name: str, cls: type[T]) -> T:

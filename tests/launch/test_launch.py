@@ -214,7 +214,7 @@ def test_what_others_publish_is_taken_by_digest():
 
 
 def test_the_page_names_configurations_that_are_there():
-    for word in re.findall(r"\bkame_7b_\w+", (LAUNCH / "README.md").read_text()):
+    for word in re.findall(r"\bkame_7b_\w+", (LAUNCH.parent / "docs" / "pages" / "launch.md").read_text()):
         find_config(word)
 
 
