@@ -73,11 +73,11 @@ def test_files_that_are_named_are_there(folder):
 def test_a_file_that_is_not_there_is_noticed(tmp_path):
     page = tmp_path / "page.py"
     page.write_text(
-        '"""See `views.py` and `launch/none.sh`; `tests/rounding.py` is there."""\n# and tests/no/such\n'
+        '"""See `nowhere.py` and `launch/none.sh`; `tests/rounding.py` is there."""\n# and tests/no/such\n'
     )
     words = [word for passage in passages(page) for word in re.findall(f"{OURS}|{SCRIPT}", passage)]
     assert [word for word in words if not is_there(word, page)] == [
-        "views.py",
+        "nowhere.py",
         "launch/none.sh",
         "tests/no/such",
     ]
