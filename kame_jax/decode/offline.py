@@ -17,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
+from kame_jax.data.events import build_events
+from kame_jax.data.words import CHANNELS
 from kame_jax.decode.sampling import Sampling
 from kame_jax.decode.step import frame_step, init_state
 from kame_jax.errors import InputError
+from kame_jax.files import read_text
 from kame_jax.model import LM
 from kame_jax.oracle import OracleOp
 from kame_jax.oracle.schedule import OPS
@@ -114,24 +117,23 @@ def read_oracle_log(
 ) -> list[OracleOp]:
     """An oracle log: JSON lines `{"frame", "op", "tokens"}`, or `"text"` in place of `"tokens"`.
 
-    Lines with an `"event"`, of which the log of a live conversation has many, are passed over.
+    Lines with an `"event"`, of which the log of a live conversation has many, are passed over. A file of oracle records
+    (`oracle_raw/<id>.json`, a JSON list) gives the oracle of speaker A as training shows it.
 
     Args:
         path: the file.
-        tokenizer: turns `text` into tokens; needed only where a line has `text`.
+        tokenizer: turns text into tokens; needed only where the file has text.
         text_card: tokens lie in `[0, text_card)`.
 
     Raises:
         InputError: everything that is wrong with the file, in one list.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as an oracle log: {error}") from None
+    text = read_text(path, "an oracle log or a list of oracle records")
+    if text.lstrip().startswith("["):
+        return _record_ops(path, text, tokenizer)
     ops: list[OracleOp] = []
     problems = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -141,11 +143,27 @@ def read_oracle_log(
             ops.append(_oracle_op(value, tokenizer, text_card))
             if len(ops) > 1 and ops[-1].step < ops[-2].step:
                 problems.append(f"line {number}: frame {ops[-1].step} comes after frame {ops[-2].step}")
-        except (ValueError, InputError) as error:
+        except (ValueError, RecursionError) as error:
             problems.append(f"line {number}: {error}")
     if problems:
         raise InputError(f"{path}: {len(problems)} lines are no oracle changes", problems)
     return ops
+
+
+def _record_ops(path: str | Path, text: str, tokenizer: SentencePieceProcessor | None) -> list[OracleOp]:
+    """Oracle records as changes: each replaces the one before."""
+    if tokenizer is None:
+        raise InputError(f"{path}: oracle records need a tokenizer; give one")
+    try:
+        events = build_events(json.loads(text), CHANNELS["A"], np.iinfo(np.int32).max, tokenizer)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {error}") from None
+    shown = [events.hint(i) if events.shows_hint(i) else events.prediction(i) for i in range(len(events))]
+    ops = [
+        OracleOp(int(frame), "replace", tuple(tokens.tolist()))
+        for frame, tokens in zip(events.frame_pos, shown, strict=True)
+    ]
+    return sorted(ops, key=lambda op: op.step)
 
 
 def _oracle_op(value: Any, tokenizer: SentencePieceProcessor | None, text_card: int) -> OracleOp:

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from kame_jax.config import LLMConfig, TandemConfig
 from kame_jax.errors import InputError
+from kame_jax.files import read_text
 from kame_jax.llm import Client, Failures, Message, Usage
 
 
@@ -202,10 +203,7 @@ class Embedded:
         Raises:
             InputError: everything that is wrong with the file, in one list.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as questions and answers: {error}") from None
+        text = read_text(path, "questions and answers in JSON")
         entries, problems = [], []
         for number, item in enumerate(_items(text), 1):
             pair = (item.get("question"), item.get("answer")) if isinstance(item, Mapping) else (None, None)

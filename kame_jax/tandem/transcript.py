@@ -7,16 +7,18 @@ of their own: a conversation never waits for one.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import soxr
 
 from kame_jax.errors import InputError
+from kame_jax.files import read_text
 from kame_jax.llm import Failures, one_line
 
 
@@ -50,6 +52,13 @@ class Transcript(Protocol):
         ...
 
 
+def _is_word(item: Mapping[str, Any]) -> bool:
+    start, end = item.get("start"), item.get("end")
+    if any(not isinstance(time, int | float) or isinstance(time, bool) for time in (start, end)):
+        return False
+    return isinstance(item.get("word"), str) and 0 <= float(start) <= float(end) < math.inf
+
+
 class TimedTranscript:
     """Words with their times, as a recording's file has them: heard when they end.
 
@@ -71,22 +80,26 @@ class TimedTranscript:
         """From a `text/<id>.json` file: a list of {speaker, word, start, end}; `speaker` None takes all of them.
 
         Raises:
-            InputError: the file cannot be read, or holds no word of the speaker.
+            InputError: the file cannot be read, holds no word of the speaker, or everything that is wrong with its
+                words, in one list.
         """
+        expected = "a JSON list of {word, start, end, speaker}, times in seconds"
         try:
-            items = json.loads(Path(path).read_text(encoding="utf-8"))
-            words = [
-                (str(item["word"]), float(item["start"]), float(item["end"]))
-                for item in items
-                if speaker is None or item.get("speaker") == speaker
-            ]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"{path}: cannot be read as a transcript, a JSON list of word, start, end, speaker: {error}"
-            ) from None
-        if not words:
+            items = json.loads(read_text(path, expected))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{path}: cannot be read as a transcript, {expected}: {error}") from None
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise InputError(f"{path}: cannot be read as a transcript, {expected}")
+        spoken = [item for item in items if speaker is None or item.get("speaker") == speaker]
+        problems = [f"word {i}: {str(item)[:200]}" for i, item in enumerate(spoken) if not _is_word(item)]
+        if problems:
+            wrong = (
+                f"cannot be read as a transcript: {len(problems)} entries without a word or 0 <= start <= end"
+            )
+            raise InputError(f"{path}: {wrong}", problems)
+        if not spoken:
             raise InputError(f"{path}: holds no word{f' of speaker {speaker}' if speaker else ''}")
-        return cls(words, pause)
+        return cls([(item["word"], float(item["start"]), float(item["end"])) for item in spoken], pause)
 
     def push(self, samples: np.ndarray, time: float) -> list[Heard]:
         """See `Transcript`."""

@@ -1,16 +1,20 @@
 """The offline driver: codes and recordings in, and oracle logs that say what is wrong with them."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
+from kame_jax.assets import TINY
 from kame_jax.config import DepthConfig, ModelConfig, TransformerConfig
 from kame_jax.decode import greedy
 from kame_jax.decode.offline import generate, read_oracle_log, reply
 from kame_jax.errors import InputError
 from kame_jax.model import LM
 from kame_jax.oracle import OracleOp
+from kame_jax.oracle.text import load_tokenizer
 from kame_jax.train.state import make_quickly
 
 CONFIG = ModelConfig(
@@ -60,6 +64,36 @@ def test_an_oracle_log_is_read(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"frame": 2, "op": "replace", "tokens": [4, 5]}\n\n{"frame": 6, "op": "clear"}\n')
     assert read_oracle_log(log, None, 13) == [OracleOp(2, "replace", (4, 5)), OracleOp(6, "clear")]
+
+
+def test_oracle_records_are_a_log_of_what_training_shows_speaker_a(tmp_path):
+    log = tmp_path / "d.json"
+    records = [
+        {
+            "timestamp_ms": 1000,
+            "prediction": "the red one",
+            "hint": "the blue one",
+            "current_spoken_ratio": 0.5,
+        },
+        {"timestamp_ms": 600, "prediction": "one", "channel": 0},
+        {"timestamp_ms": 1200, "prediction": "where", "channel": 1},
+        {
+            "timestamp_ms": 1500,
+            "prediction": "the red one",
+            "hint": "the blue one",
+            "current_spoken_ratio": 1.0,
+        },
+    ]
+    log.write_text(json.dumps(records))
+    tokenizer = load_tokenizer(TINY / "tokenizer.model")
+    ops = read_oracle_log(log, tokenizer, 512)
+    assert [(op.step, op.op) for op in ops] == [(7, "replace"), (12, "replace"), (18, "replace")]
+    told = [tokenizer.decode(list(op.tokens)) for op in ops]
+    assert told == ["one", "the red one", "the blue one"]
+    for content in ("[1]", "[", '[{"timestamp_ms": "x", "prediction": "a"}]', "[" * 100_000):
+        log.write_text(content)
+        with pytest.raises(InputError, match=f"{log}: "):
+            read_oracle_log(log, tokenizer, 512)
 
 
 def test_everything_wrong_with_an_oracle_log_comes_at_once(tmp_path):

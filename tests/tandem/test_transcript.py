@@ -49,7 +49,18 @@ def test_a_file_of_words_is_read_for_one_speaker(tmp_path):
     assert play(TimedTranscript.read(file, "B"), 1.2)[0].text == "yes"
     with pytest.raises(InputError, match="no word of speaker C"):
         TimedTranscript.read(file, "C")
-    for text in ("nonsense", "[1]", '[{"word": "a"}]'):
+    wrong = [
+        *({"word": "a", "start": 0, "end": end} for end in (-1, float("inf"), float("nan"), None, "1", True)),
+        {"word": None, "start": 0, "end": 1},
+        {"word": "a", "start": -1, "end": 1},
+    ]
+    for text in (
+        "nonsense",
+        "[1]",
+        "[" * 100_000,
+        '[{"word": "a"}]',
+        *(json.dumps([item]) for item in wrong),
+    ):
         file.write_text(text)
         with pytest.raises(InputError, match="cannot be read as a transcript"):
             TimedTranscript.read(file)
