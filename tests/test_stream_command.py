@@ -46,6 +46,43 @@ def test_a_reply_begins_in_silence(answer):
     assert np.abs(first).max() < 3e-3
 
 
+@pytest.fixture
+def question(tmp_path):
+    """A bundled question alone: the recording ends with its last word."""
+    sound, rate = soundfile.read(ROOT / "audio" / "d002.ogg")
+    soundfile.write(tmp_path / "question.wav", sound[: int(1.2 * rate), 1], rate)
+    return tmp_path / "question.wav"
+
+
+def test_a_question_is_answered_after_its_recording_has_ended(question, tmp_path, capsys):
+    oracle = ["--oracle", str(ROOT / "oracle_raw" / "d002.json"), "--greedy", "--json"]
+    assert main(["stream", "--user", str(question), "--out", str(tmp_path / "a.wav"), *oracle]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["said"] == result["oracle"] == "The blue one with Sofia in Oslo"
+    seconds = soundfile.info(str(tmp_path / "a.wav")).duration
+    assert seconds == pytest.approx(1.2 + result["tail_seconds"])
+    assert 2.5 < seconds < 5
+
+
+def test_a_conversation_that_ends_too_soon_says_why_nothing_is_said(question, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "a.npz"), "--tail", "0"]
+    assert main(["stream", "--user", str(question), *out, "--greedy"]) == 0
+    assert "the model said nothing: it may need a longer --tail than 0 s" in capsys.readouterr().err
+    with np.load(tmp_path / "a.npz") as file:  # sound in, codes out
+        assert (file["text"].shape, file["audio"].shape) == ((15,), (2, 15))
+
+
+def test_a_transcript_whose_times_are_not_seconds_is_refused(question, tmp_path, capsys):
+    words = json.loads((ROOT / "text" / "d002.json").read_text())
+    for name, scale, shift in (("milliseconds", 1000, 0), ("epoch", 1, 1.7e9)):
+        late = [word | {k: word[k] * scale + shift for k in ("start", "end")} for word in words]
+        (tmp_path / "words.json").write_text(json.dumps(late))
+        arguments = ["--user", str(question), "--transcript", str(tmp_path / "words.json")]
+        assert main(["stream", *arguments, "--out", str(tmp_path / "a.wav")]) == 2, name
+        assert "begin after the recording's end (1.20 s)" in capsys.readouterr().err
+    assert not (tmp_path / "a.wav").exists()
+
+
 def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
     np.savez(tmp_path / "in.npz", user_audio=np.zeros((2, 20), np.int32))
     (tmp_path / "log.jsonl").write_text('{"frame": 3, "op": "replace", "tokens": [20, 21]}\n')
@@ -64,6 +101,12 @@ def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
         assert file["audio"].shape == (2, 19)
     assert result["frames"] == 19
     assert result["oracle_tokens_read"] == 3
+    # More codebooks than the model hears, as `codec encode` gives them, and sound out.
+    np.savez(tmp_path / "in.npz", user_audio=np.zeros((4, 20), np.int32))
+    arguments[3] = str(tmp_path / "out.wav")
+    assert main(["stream", *arguments, "--greedy"]) == 0
+    assert "has 4 codebooks, of which the model hears the first 2" in capsys.readouterr().err
+    assert soundfile.info(str(tmp_path / "out.wav")).frames == 19 * 1920
 
 
 @pytest.mark.parametrize(
@@ -71,7 +114,13 @@ def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
     [
         (["--user", "nowhere.wav"], "nowhere.wav"),
         (["--text-top-k", "0"], "text_top_k is 0"),
-        (["--out", "reply.npz"], "must end in .wav"),
+        (["--out", "reply.mp3"], "must end in .wav or .npz"),
+        (["--out", "folder.wav"], "is a folder"),
+        (["--log", "folder.wav"], "is a folder"),
+        (["--tail", "-1"], "expected seconds from 0"),
+        (["--tensor", "1000"], "the devices that are here"),
+        (["--user", "folder.wav"], "is a folder, expected a sound file"),
+        (["--user", "x.npz", "--tail", "1"], "--tail needs a sound file"),
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--oracle", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--llm", "faq:nowhere.jsonl"], "nowhere.jsonl"),
@@ -81,16 +130,17 @@ def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
         (["--sample", "d000"], "there are d002, "),
         (["--stt", "nowhere"], "settings of STTConfig"),
         (["--stt", "kyutai"], "base_url"),
-        (["--stt", "whisper:ftp://x"], "expected one of http"),
+        (["--stt", "whisper:ftp://x"], "base_url: expected http"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_status_2(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.wav").mkdir()
     assert main(["stream", *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.wav"]
 
 
 def test_a_back_end_tells_the_oracle_while_the_user_speaks_and_its_log_replays_the_same_sound(

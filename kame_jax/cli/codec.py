@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
-import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kame_jax.cli.common import add_common, emit, log
+from kame_jax.cli.common import add_common, check_output, emit, log, read_codes, reporter
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ DEFAULT_CODEBOOKS = 8
 """What Moshi and KAME use of the 32 that the released Mimi has."""
 CODE_NAMES = ("codes", "audio", "user_audio")
 """Names under which `decode` looks for codes: any tool's, what `kame-jax stream` writes, and what it reads."""
-REPORT_SECONDS = 5.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -52,9 +49,8 @@ def add_parser(subparsers: Any) -> None:
     for action in (encode, decode):
         action.add_argument(
             "--codec",
-            required=True,
             metavar="MIMI",
-            help="weights: file, folder or hf://org/repo, foreign or ours",
+            help="weights: file, folder or hf://org/repo, foreign or ours (default: the bundled tiny codec)",
         )
         action.add_argument(
             "--streaming", action="store_true", help="go frame by frame, as a live session does"
@@ -68,11 +64,11 @@ def _encode(args: argparse.Namespace) -> None:
     from kame_jax.codec.recording import encode_recording
     from kame_jax.files import write_whole
 
-    _check_output(args.output, ".npz")
+    check_output(args.output, ".npz")
     mimi = _load(args.codec, args.codebooks)
     audio = read_audio(args.input, mimi.config.sample_rate, args.channel)
     start = time.perf_counter()
-    codes = encode_recording(mimi, audio[None], chunk=_chunk(args, len(audio), mimi), progress=_reporter())[0]
+    codes = encode_recording(mimi, audio[None], chunk=_chunk(args, len(audio), mimi), progress=reporter())[0]
     wall = time.perf_counter() - start
     write_whole(args.output, lambda file: np.savez(file, user_audio=codes))
     emit(args, _result(args, codes, len(audio) / mimi.config.sample_rate, wall))
@@ -83,8 +79,8 @@ def _decode(args: argparse.Namespace) -> None:
     from kame_jax.codec.audio import write_audio
     from kame_jax.codec.recording import decode_recording
 
-    _check_output(args.output, ".wav")
-    codes = _read_codes(args.input)
+    check_output(args.output, ".wav")
+    codes = read_codes(args.input, CODE_NAMES)
     if args.codebooks is not None:
         if not 1 <= args.codebooks <= len(codes):
             raise InputError(
@@ -99,7 +95,7 @@ def _decode(args: argparse.Namespace) -> None:
         )
     start = time.perf_counter()
     chunk = _chunk(args, codes.shape[1] * mimi.config.frame_size, mimi)
-    audio = decode_recording(mimi, codes[None], chunk=chunk, progress=_reporter())[0]
+    audio = decode_recording(mimi, codes[None], chunk=chunk, progress=reporter())[0]
     wall = time.perf_counter() - start
     clipped = write_audio(args.output, audio, mimi.config.sample_rate)
     if clipped:
@@ -107,11 +103,17 @@ def _decode(args: argparse.Namespace) -> None:
     emit(args, _result(args, codes, len(audio) / mimi.config.sample_rate, wall) | {"clipped": clipped})
 
 
-def _load(path: str, codebooks: int | None) -> Mimi:
+def _load(path: str | None, codebooks: int | None) -> Mimi:
     """Mimi's weights, ready for inference with so many codebooks."""
+    from kame_jax.assets import TINY
     from kame_jax.codec.mimi import prepare
     from kame_jax.interop import load_mimi
 
+    if path is None:
+        log(
+            "no --codec: the bundled tiny codec is used; its codes mean nothing to other models than the bundled one"
+        )
+        path = str(TINY)
     mimi = load_mimi(path)
     stored = mimi.quantizer.count
     count = min(DEFAULT_CODEBOOKS, stored) if codebooks is None else codebooks
@@ -125,47 +127,6 @@ def _chunk(args: argparse.Namespace, samples: int, mimi: Mimi) -> int:
     from kame_jax.codec.mimi import CHUNK_FRAMES
 
     return 1 if args.streaming else min(CHUNK_FRAMES, -(-samples // mimi.config.frame_size))
-
-
-def _read_codes(path: str) -> np.ndarray:
-    """Codes int32 `[codebooks, frames]` of an npz file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in CODE_NAMES if name in file}
-            names = ", ".join(file.files) or "nothing"
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path}: cannot be read as an npz file: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    if len(found) != 1:
-        raise InputError(f"{path}: expected one array named {', '.join(CODE_NAMES)}, found {names}")
-    codes = next(iter(found.values()))
-    if codes.ndim != 2 or not codes.size or not np.issubdtype(codes.dtype, np.integer):
-        raise InputError(
-            f"{path}: codes must be integers [codebooks, frames], got {codes.dtype} {list(codes.shape)}"
-        )
-    return codes
-
-
-def _check_output(path: str, suffix: str) -> None:
-    """Before any work: the result must have somewhere to go."""
-    if Path(path).suffix.lower() != suffix:
-        raise InputError(f"{path}: the output's name must end in {suffix}")
-    if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"{path}: its folder does not exist")
-
-
-def _reporter() -> Any:
-    """A progress function that speaks every few seconds."""
-    last = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > REPORT_SECONDS:
-            last = time.monotonic()
-            log(f"frame {done} of {total}")
-
-    return report
 
 
 def _result(args: argparse.Namespace, codes: np.ndarray, seconds: float, wall: float) -> dict[str, Any]:

@@ -9,11 +9,19 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from kame_jax.config import RunConfig, config_paths, config_summary, load_run, to_dict, to_yaml
-from kame_jax.errors import printable
+from kame_jax.errors import InputError, printable
+from kame_jax.files import output_place, regular_file
+
+REPORT_SECONDS = 5.0
+"""Between two lines of progress."""
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +75,58 @@ def read_config(args: argparse.Namespace) -> RunConfig | None:
 def log(message: str) -> None:
     """Write one line of progress to stderr."""
     print(printable(message), file=sys.stderr, flush=True)
+
+
+def reporter() -> Callable[[int, int], None]:
+    """A function for progress, called with the frames done and their total, that logs every few seconds."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > REPORT_SECONDS:
+            last = time.monotonic()
+            log(f"frame {done} of {total}")
+
+    return report
+
+
+def check_output(path: str, *suffixes: str) -> None:
+    """Before any work: its result must have somewhere to go, under a name that ends in one of `suffixes` (if any).
+
+    Raises:
+        InputError: it has not.
+    """
+    if suffixes and Path(path).suffix.lower() not in suffixes:
+        raise InputError(f"{path}: the name must end in {' or '.join(suffixes)}")
+    output_place(path)
+
+
+def read_codes(path: str, names: Sequence[str]) -> np.ndarray:
+    """Codes of an .npz file: integers `[codebooks, frames]`, at least one of each.
+
+    Args:
+        path: the file.
+        names: the array has one of these.
+
+    Raises:
+        InputError: the file cannot be read, or holds no such array, or several.
+    """
+    expected = f"an npz file with {' or '.join(names)}"
+    regular_file(path, expected)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = [file[name] for name in names if name in file]
+            there = ", ".join(file.files) or "nothing"
+    except Exception as error:  # NumPy, zipfile and zlib have many ways to refuse a damaged file
+        raise InputError(f"{path}: cannot be read as {expected}: {error}") from None
+    if len(found) != 1:
+        raise InputError(f"{path}: expected one array named {' or '.join(names)}, found {there}")
+    codes = found[0]
+    if codes.ndim != 2 or not codes.size or not np.issubdtype(codes.dtype, np.integer):
+        raise InputError(
+            f"{path}: codes must be integers [codebooks, frames], got {codes.dtype} {list(codes.shape)}"
+        )
+    return codes
 
 
 def emit(args: argparse.Namespace, result: Mapping[str, Any], text: str | None = None) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kame_jax.cli.common import add_common, emit, log
+from kame_jax.cli.common import add_common, check_output, emit, log, read_codes, reporter
 from kame_jax.errors import InputError, WorkError
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from sentencepiece import SentencePieceProcessor
 
     from kame_jax.decode import Sampling
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from kame_jax.model import LM
     from kame_jax.oracle import OracleOp
 
-REPORT_SECONDS = 5.0
+SOUND_OPTIONS = ("llm", "log", "stt", "transcript", "picture", "tail")
+"""Options that need a sound file."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -41,7 +44,15 @@ def add_parser(subparsers: Any) -> None:
         help="which bundled question, d002 and so on (default: the first held out)",
     )
     add("--out", metavar="OUT", default="reply.wav", help=".wav, or .npz for codes (default: %(default)s)")
-    add("--oracle", metavar="LOG", help="oracle log, JSON lines; without it the oracle stays idle")
+    log_help = (
+        "oracle log, JSON lines, or the records of oracle_raw/<id>.json; without it the oracle stays idle"
+    )
+    add("--oracle", metavar="LOG", help=log_help)
+    tail = (
+        "silence that is heard after the recording (default: until the model has finished speaking, at most 30 s); the "
+        "reply is as much longer"
+    )
+    add("--tail", metavar="SECONDS", type=_seconds, help=tail)
     add("--channel", default="mix", help='of a sound file: 0, 1, ..., "left", "right" or "mix" (default)')
     add("--codec", metavar="MIMI", help="Mimi's weights (default: those beside the checkpoint)")
     add("--tokenizer", metavar="FILE", help="SentencePiece model (default: the one beside the checkpoint)")
@@ -64,6 +75,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--stt", metavar="NAME", help=recogniser)
     add("--log", metavar="FILE", help="write words, questions and oracle changes; --oracle FILE replays them")
+    add("--tensor", metavar="N", type=int, default=1, help="devices that share the weights (default: 1)")
     add("--guidance", type=float, default=1.0, help="of the oracle over none; 1 is no guidance (default)")
     add("--int8-weights", action="store_true", help="round the weights to int8")
     add("--int8-cache", action="store_true", help="round the keys and values to int8")
@@ -82,6 +94,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Answer a recording."""
+    from kame_jax.assets import TINY
     from kame_jax.cli.stream_sound import answer_sound, bundled_tandem
     from kame_jax.decode.own_voice import own_voice
     from kame_jax.demo.dialogues import ROOT
@@ -90,33 +103,28 @@ def _run(args: argparse.Namespace) -> None:
     from kame_jax.oracle.text import load_tokenizer
     from kame_jax.tandem.sources import read_source
 
-    if not args.checkpoint:
-        from kame_jax.assets import TINY
-
-        args.checkpoint = str(TINY)
+    args.checkpoint = args.checkpoint or str(TINY)
     bundled = args.user is None
     if args.sample and not bundled:
         raise InputError("--sample and --user exclude each other: each says what is heard")
     if bundled:
         entry = _bundled_entry(args.sample)
         args.user, args.channel = str(next((ROOT / "audio").glob(f"{entry.id}.*"))), "right"
-    sound = not args.user.endswith(".npz")
-    if Path(args.out).suffix != (".wav" if sound else ".npz"):
-        raise InputError(
-            f"{args.out}: the name must end in {'.wav' if sound else '.npz'}, as IN is {args.user}"
-        )
-    if (args.llm or args.log or args.stt or args.transcript) and not sound:
-        raise InputError(f"{args.user}: --llm, --log, --stt and --transcript need a sound file, not codes")
+    sound = Path(args.user).suffix.lower() != ".npz"
+    given = [name for name in SOUND_OPTIONS if getattr(args, name) is not None]
+    if given and not sound:
+        raise InputError(f"{args.user}: --{given[0]} needs a sound file, not codes")
     if args.llm and args.oracle:
         raise InputError("--llm and --oracle exclude each other: an oracle log is a back end's work already")
     if args.stt and args.transcript:
         raise InputError("--stt and --transcript exclude each other: each says what the user says")
     args.source = read_source(args.stt) if args.stt else None
-    for path in (args.out, args.picture, args.log):
-        if path and not Path(path).absolute().parent.is_dir():
-            raise InputError(f"{path}: its folder does not exist")
+    check_output(args.out, ".wav", ".npz")
+    for path in filter(None, (args.picture, args.log)):
+        check_output(path)
     settings = _settings(args)
-    config, model = load_checkpoint(args.checkpoint, dtype=args.dtype)
+    mesh = _mesh(args.tensor)
+    config, model = load_checkpoint(args.checkpoint, mesh=mesh, dtype=args.dtype)
     model = own_voice(model)
     if (args.oracle or args.llm) and config.oracle == "none":
         raise InputError(
@@ -128,22 +136,38 @@ def _run(args: argparse.Namespace) -> None:
         emit(args, _codes(args, model, settings, _read_ops(args, known, model)))
         return
     tokenizer = load_tokenizer(args.tokenizer or find_tokenizer(args.checkpoint))
-    told: dict[str, Any] = {}
-    if bundled:
-        told = {"question": entry.question}
     if args.llm == "sample" and not bundled:
         raise InputError("--llm sample is about the bundled question: leave out --user, or give faq:FILE")
     tandem = bundled_tandem(entry) if args.llm == "sample" else None
     if bundled and args.llm and not (args.stt or args.transcript):
         args.transcript, args.speaker = str(ROOT / "text" / f"{entry.id}.json"), "B"
-    if bundled and not args.oracle and not args.llm:
-        ops = _bundled_ops(entry.id, tokenizer)
-    else:
-        ops = _read_ops(args, tokenizer, model)
-    result = told | answer_sound(args, model, settings, tokenizer, ops, tandem, _reporter())
+    if bundled and not args.llm and not args.oracle and config.oracle != "none":
+        args.oracle = str(ROOT / "oracle_raw" / f"{entry.id}.json")
+    ops = _read_ops(args, tokenizer, model)
+    told = {"question": entry.question} if bundled else {}
+    result = told | answer_sound(args, model, settings, tokenizer, ops, tandem, mesh)
     emit(args, result)
     if result["unanswered"]:
         raise WorkError(result["unanswered"])
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0, got {text}")
+    return seconds
+
+
+def _mesh(tensor: int) -> Mesh | None:
+    """Devices that share the weights; None is one alone."""
+    import jax
+
+    from kame_jax.sharding import make_mesh
+
+    there = jax.devices()
+    if not 1 <= tensor <= len(there):
+        raise InputError(f"--tensor {tensor}: expected 1 to {len(there)}, the devices that are here")
+    return None if tensor == 1 else make_mesh(1, 1, tensor, there[:tensor])
 
 
 def _bundled_entry(name: str | None) -> SampleEntry:
@@ -182,25 +206,6 @@ def _read_ops(
     return read_oracle_log(args.oracle, tokenizer, model.config.text_card) if args.oracle else []
 
 
-def _bundled_ops(name: str, tokenizer: SentencePieceProcessor) -> list[OracleOp]:
-    """The oracle of a bundled dialogue, as its recording has it."""
-    from kame_jax.data.dialogue import read_dialogue
-    from kame_jax.demo.dialogues import ROOT
-    from kame_jax.oracle import OracleOp
-    from kame_jax.oracle.text import encode_oracle
-    from kame_jax.streams import FRAME_RATE
-
-    records: Any = read_dialogue(ROOT, name).oracle or []
-    return [
-        OracleOp(
-            int(r["timestamp_ms"] * FRAME_RATE / 1000),
-            "replace",
-            tuple(encode_oracle(tokenizer, r["prediction"])),
-        )
-        for r in records
-    ]
-
-
 def _oracle_row(
     args: argparse.Namespace, model: LM, ops: list[OracleOp], steps: int
 ) -> tuple[np.ndarray | None, Any]:
@@ -215,34 +220,46 @@ def _oracle_row(
 
 
 def _codes(args: argparse.Namespace, model: LM, settings: Sampling, ops: list[OracleOp]) -> dict[str, Any]:
-    """Codes in, codes out: exactly the frames that the reference's `LMGen` returns."""
+    """Codes in: exactly the frames that the reference's `LMGen` returns, as codes or as sound."""
     import jax
 
+    from kame_jax.cli.stream_sound import check_voice, write_codes
+    from kame_jax.codec.audio import write_audio
+    from kame_jax.codec.mimi import prepare
+    from kame_jax.codec.recording import decode_recording
     from kame_jax.decode.offline import generate
-    from kame_jax.files import write_whole
+    from kame_jax.interop import load_mimi
+    from kame_jax.interop.beside import find_codec
 
-    user = _read_codes(args.user, model)
+    user = _user_codes(args.user, model)
+    mimi = None
+    if Path(args.out).suffix.lower() == ".wav":
+        check_voice(args, model)
+        if user.shape[1] <= model.config.max_delay:
+            raise InputError(f"{args.user}: {user.shape[1]} frames are too few for a reply with sound")
+        mimi = prepare(load_mimi(args.codec or find_codec(args.checkpoint)), model.config.dep_q)
     oracle, state = _oracle_row(args, model, ops, user.shape[1])
     started = time.perf_counter()
     keys = jax.random.key(args.seed)[None]
-    tokens = generate(model, user[None], oracle, settings, keys, progress=_reporter())[0]
+    tokens = generate(model, user[None], oracle, settings, keys, progress=reporter())[0]
     wall = time.perf_counter() - started
-    write_whole(args.out, lambda file: np.savez(file, text=tokens[0], audio=tokens[1:]))
+    if mimi is None:
+        write_codes(args.out, tokens)
+    else:
+        write_audio(args.out, decode_recording(mimi, tokens[None, 1:])[0], mimi.config.sample_rate)
     return _result(args, tokens.shape[1], wall, state)
 
 
-def _read_codes(path: str, model: LM) -> np.ndarray:
+def _user_codes(path: str, model: LM) -> np.ndarray:
+    """What the user says: int32 `[user codebooks, frames]`."""
     rows, card = model.config.num_user_rows, model.config.card
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            user = file["user_audio"]
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read as an .npz with user_audio: {error}") from None
-    if user.ndim != 2 or user.shape[0] != rows or not np.issubdtype(user.dtype, np.integer):
-        raise InputError(
-            f"{path}: user_audio is {user.dtype} {list(user.shape)}, expected integers [{rows}, frames]"
-        )
-    if user.size and (user.min() < 0 or user.max() > card):
+    user = read_codes(path, ("user_audio",))
+    if len(user) < rows:
+        raise InputError(f"{path}: user_audio has {len(user)} codebooks, the model hears {rows}")
+    if len(user) > rows:
+        log(f"{path}: user_audio has {len(user)} codebooks, of which the model hears the first {rows}")
+    user = user[:rows]
+    if user.min() < 0 or user.max() > card:
         raise InputError(f"{path}: codes run from {user.min()} to {user.max()}, expected 0 to {card}")
     return user.astype(np.int32)
 
@@ -253,15 +270,3 @@ def _result(args: argparse.Namespace, frames: int, wall: float, state: Any) -> d
         names = ("read", "erased", "late", "overflow")
         result |= {f"oracle_tokens_{name}": int(getattr(state, name)) for name in names}
     return result
-
-
-def _reporter() -> Any:
-    last = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > REPORT_SECONDS:
-            last = time.monotonic()
-            log(f"frame {done} of {total}")
-
-    return report

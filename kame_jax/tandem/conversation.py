@@ -104,6 +104,11 @@ class Conversation:
         """Seconds of sound heard."""
         return self.session.frames * FRAME_SECONDS
 
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer is under way, or has not reached the oracle yet."""
+        return bool(self._answers)
+
     async def step(self, samples: np.ndarray, came: float | None = None) -> Frame:
         """One frame: `samples` float32 `[frame_size]` in, the model's frame out.
 
@@ -150,6 +155,7 @@ class Conversation:
         paced: bool = False,
         ops: Sequence[OracleOp] = (),
         progress: Callable[[int, int], None] = lambda done, total: None,
+        after: Callable[[Sequence[Frame]], np.ndarray | None] = lambda frames: None,
     ) -> list[Frame]:
         """A whole recording, frame by frame.
 
@@ -158,17 +164,23 @@ class Conversation:
             paced: wait for each frame's time, as a microphone would.
             ops: changes of the oracle beside those of the back end, in the order of their steps.
             progress: told the frames done and their total.
+            after: given all frames so far, the sound that follows the recording; None ends the conversation.
         """
-        started, out, came, left = time.monotonic(), [], None, deque(ops)
+        started, came, left = time.monotonic(), None, deque(ops)
+        out: list[Frame] = []
         try:
-            for index, samples in enumerate(frames):
+            while True:
+                index = len(out)
+                samples = frames[index] if index < len(frames) else after(out)
+                if samples is None:
+                    break
                 if paced:
                     came = started + index * FRAME_SECONDS
                     await asyncio.sleep(max(0.0, came - time.monotonic()))
                 while left and left[0].step <= index:
                     self.session.change(left.popleft())
                 out.append(await self.step(samples, came))
-                progress(index + 1, len(frames))
+                progress(index + 1, max(index + 1, len(frames)))
         finally:
             await self.close()
         return out

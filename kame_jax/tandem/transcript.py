@@ -53,10 +53,12 @@ class Transcript(Protocol):
 
 
 def _is_word(item: Mapping[str, Any]) -> bool:
-    start, end = item.get("start"), item.get("end")
-    if any(not isinstance(time, int | float) or isinstance(time, bool) for time in (start, end)):
-        return False
-    return isinstance(item.get("word"), str) and 0 <= float(start) <= float(end) < math.inf
+    match item:
+        case {"word": str(), "start": bool(), **_rest} | {"word": str(), "end": bool(), **_rest}:
+            return False
+        case {"word": str(), "start": int() | float() as start, "end": int() | float() as end}:
+            return 0 <= start <= end < math.inf
+    return False
 
 
 class TimedTranscript:
