@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace, say: Say) -> Outcome:
 def _made(out: Path, dialogues: int, args: argparse.Namespace, say: Say) -> Path:
     """A data set of random dialogues, as long as two rows, an oracle event every half a second."""
     from kame_jax.config import load_run
-    from kame_jax.data.dataset import write_dataset
+    from kame_jax.make.dataset_writer import write_dataset
 
     model = load_run(args.config).model
     say(f"making {dialogues} dialogues")

@@ -59,8 +59,8 @@ def _run(args: argparse.Namespace) -> None:
     known = {"card": args.card, "text_card": args.text_card}
     with Terminal() as terminal:
 
-        def progress(done: int, total: int) -> None:
-            terminal.count(f"building {args.out}", done, total)
+        def progress(done: int, total: int, text: str) -> None:
+            terminal.count(f"building {args.out}", done, total, text)
 
         if args.parquet:
             files, report = export_parquet(sources, args.out, known=known, progress=progress, say=log)

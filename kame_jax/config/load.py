@@ -197,6 +197,15 @@ def _load_section(source: str | Path, name: str, cls: type[T]) -> T:
     return build(cls, document.values[name], sources, about=f"{source}: {name}")
 
 
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The plain values of a YAML file of `key: value` lines.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    return dict(_read(Path(path)).values)
+
+
 def _read(path: Path, label: str = "") -> _Document:
     """The values of a YAML file, each with its line; `label` names the file where it is not the one asked for."""
     text = read_text(path, "a configuration in YAML", TEXT_LIMIT)

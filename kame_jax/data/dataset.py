@@ -1,45 +1,34 @@
-"""Data sets: records as ArrayRecord behind a TFDS builder, read by dialogue and frame without reading the rest.
+"""Data sets, read by dialogue and frame without reading the rest: ArrayRecord files that `make.dataset_writer` made.
 
 An example is a block of one dialogue: so many frames at most, so that a piece of an hour costs no more than a piece
 of a minute. Beside the ArrayRecord files lie TFDS's description (schema, splits, statistics, citation), one length a
-dialogue (`frames-<split>.npy`), and the tokenizer.
+dialogue (`frames-<split>.npy`), and the tokenizer. The description is for other programs: TFDS would import whatever
+class a schema names, so a data set is read without it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import json
-import logging
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grain
 import numpy as np
-import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from kame_jax.data.events import FIELDS, OracleEvents, pack_events
-from kame_jax.data.records import Record, event_column, record_columns, record_from_columns
+from kame_jax.data.records import Record, event_column, read_facts, record_from_columns
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.files import building, free_folder
+from kame_jax.files import regular_file
 from kame_jax.oracle.text import TOKENIZER_NAME
 
-NAME, VERSION = "dialogues", "1.0.0"
+NAME = "dialogues"
+"""Of the data set, in the names of its files."""
 BLOCK_FRAMES = 4096
 """Frames of a block, about five and a half minutes."""
-CITATION = """@article{kuroki2025kame,
-  title={KAME: Tandem Architecture for Enhancing Knowledge in Real-Time Speech-to-Speech Conversational AI},
-  author={Kuroki, So and Kubo, Yotaro and Akiba, Takuya and Tang, Yujin},
-  journal={arXiv preprint arXiv:2510.02327},
-  year={2025}
-}"""
-"""Of the format's origin: four streams with simulated oracles."""
-
-
 EVENT_COLUMNS = {s: [(event_column(s, field), field) for field in FIELDS] for s in CHANNELS}
 """Per speaker the names of the event columns, and the fields they hold."""
 
@@ -53,145 +42,6 @@ class Slice(NamedTuple):
     """Per speaker: int32 `[1 + codebooks, stop - start]`."""
     events: Mapping[str, OracleEvents]
     """Of the blocks that were read; positions are frames of the dialogue."""
-
-
-class DialogueBuilder(tfds.core.GeneratorBasedBuilder):
-    """Writes records as ArrayRecord; used by `write_dataset`."""
-
-    VERSION = tfds.core.Version(VERSION)
-    name = NAME
-
-    def __init__(
-        self,
-        splits: Mapping[str, Callable[[], Iterable[Record]]],
-        facts: Mapping[str, Any],
-        block_frames: int = BLOCK_FRAMES,
-        **options: Any,
-    ):
-        self._sources = splits
-        self._facts = dict(facts)
-        self._block = block_frames
-        self.lengths: dict[str, list[int]] = {name: [] for name in splits}
-        self.digests = {name: hashlib.sha256() for name in splits}
-        super().__init__(file_format="array_record", **options)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        def row(kind: type, *shape: int | None) -> tfds.features.Tensor:
-            return tfds.features.Tensor(shape=shape, dtype=kind, encoding=tfds.features.Encoding.BYTES)
-
-        features: dict[str, Any] = {
-            "dialogue_id": tfds.features.Text(doc="Name of the dialogue."),
-            "start": tfds.features.Scalar(np.int32, doc="Frame of the dialogue at which this block begins."),
-            "frames": tfds.features.Scalar(np.int32, doc="Frames of the whole dialogue, 80 ms each."),
-        }
-        for speaker in CHANNELS:
-            features[speaker] = row(np.int32, None, None)
-            for column, field in EVENT_COLUMNS[speaker]:
-                features[column] = row(FIELDS[field], None)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Two-speaker dialogues as tokens: text and Mimi codes of both speakers, and oracle events.",
-            features=tfds.features.FeaturesDict(features),
-            citation=CITATION,
-            disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(self._facts),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        return {name: self._generate_examples(name) for name in self._sources}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        key = 0
-        for record in self._sources[split]():
-            self.lengths[split].append(record.frames)
-            for example in _blocks(record, self._block):
-                self.digests[split].update(b"".join(np.ascontiguousarray(v) for v in _arrays(example)))
-                yield key, example
-                key += 1
-
-
-def _arrays(example: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    yield np.frombuffer(example["dialogue_id"].encode(), np.uint8)
-    yield from (value for name, value in example.items() if isinstance(value, np.ndarray))
-
-
-def _blocks(record: Record, size: int) -> Iterator[dict[str, Any]]:
-    for start in range(0, record.frames, size):
-        stop = min(start + size, record.frames)
-        events = {
-            s: e.select(np.flatnonzero((e.frame_pos >= start) & (e.frame_pos < stop)))
-            for s, e in record.events.items()
-        }
-        tokens = {s: np.ascontiguousarray(t[:, start:stop]) for s, t in record.tokens.items()}
-        yield {
-            "dialogue_id": record.id,
-            "start": start,
-            "frames": record.frames,
-            **record_columns(Record(record.id, tokens, events)),
-        }
-
-
-def write_dataset(
-    out: str | Path,
-    splits: Mapping[str, Callable[[], Iterable[Record]]],
-    facts: Mapping[str, Any],
-    tokenizer: Path | None = None,
-    *,
-    block_frames: int = BLOCK_FRAMES,
-) -> dict[str, dict[str, int]]:
-    """Writes a data set, complete or not at all.
-
-    Args:
-        out: the folder to make; must be new or empty.
-        splits: per name, a function that gives its records one after the other; none may be empty.
-        facts: JSON values that go into the description's metadata: how the records were made.
-        tokenizer: SentencePiece model of the text, kept with the data set.
-        block_frames: most frames of a block.
-
-    Returns:
-        Dialogues and frames of each split.
-
-    Raises:
-        InputError: `out` is taken, or a split is empty.
-    """
-    target = free_folder(out)
-    with building(target) as scratch:
-        inside = scratch / "set"
-        facts = dict(facts) | {"block_frames": block_frames}
-        builder = DialogueBuilder(splits, facts, block_frames, data_dir=inside)
-        with _silent():
-            builder.download_and_prepare()
-        empty = [name for name, lengths in builder.lengths.items() if not lengths]
-        if empty:
-            raise InputError(f"{out}: no dialogue for split {', '.join(empty)}")
-        folder = Path(builder.data_dir)
-        result = {}
-        digests = {name: digest.hexdigest()[:16] for name, digest in builder.digests.items()}
-        for name, lengths in builder.lengths.items():
-            np.save(folder / f"frames-{name}.npy", np.asarray(lengths, np.int32))
-            result[name] = {"dialogues": len(lengths), "frames": int(np.sum(lengths, dtype=np.int64))}
-        builder.info.metadata.update(splits=result, fingerprints=digests)
-        builder.info.metadata.save_metadata(folder)
-        if tokenizer is not None:
-            shutil.copyfile(tokenizer, folder / TOKENIZER_NAME)
-        if target.exists():
-            target.rmdir()
-        inside.rename(target)
-    return result
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without TFDS's own progress bars and remarks."""
-    tfds.disable_progress_bar()
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.setLevel(level)
 
 
 def find_dataset(path: str | Path) -> tuple[Path, str] | None:
@@ -211,37 +61,35 @@ class Dataset:
         """Opens `path` or `path:split`.
 
         Raises:
-            InputError: no data set there, no such split, or one that `write_dataset` did not write.
+            InputError: no data set there, no such split, or one that `make.dataset_writer` did not write.
         """
         found = find_dataset(path)
         if found is None:
             raise InputError(f"{path}: no data set, expected a folder that `kame-jax data build` made")
         self.folder, self.split = found
+        self.facts = read_facts(self.folder / "metadata.json")
+        names = sorted(p.stem.removeprefix("frames-") for p in self.folder.glob("frames-*.npy"))
+        if self.split not in names:
+            raise InputError(f"{self.folder}: no split {self.split!r}, it has {', '.join(names)}")
+        self._block = int(self.facts.get("block_frames", BLOCK_FRAMES))
         try:
-            builder = tfds.builder_from_directory(self.folder)
-            names = list(builder.info.splits)
-            if self.split not in names:
-                raise InputError(f"{self.folder}: no split {self.split!r}, it has {', '.join(names)}")
-            self.facts: dict[str, Any] = json.loads((self.folder / "metadata.json").read_text("utf-8"))
-            self.frames = np.load(self.folder / f"frames-{self.split}.npy", mmap_mode="r")
-            raw = tfds.decode.DeserializeMethod.RAW_BYTES
-            self._source = builder.as_data_source(self.split, deserialize_method=raw)
-        except (OSError, ValueError, KeyError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{self.folder}: not a data set that can be read: {error}") from error
-        self._block = int(self.facts["block_frames"])
+            self.fingerprint = str(self.facts["fingerprints"][self.split])
+            """A short name for the content: equal for equal records in the same order."""
+            lengths = regular_file(self.folder / f"frames-{self.split}.npy", "the lengths of its dialogues")
+            self.frames = _lengths(np.load(lengths, mmap_mode="r"))
+            self._source = grain.sources.ArrayRecordDataSource(_shards(self.folder, self.split))
+            count = len(self._source)
+        except InputError:
+            raise
+        except Exception as error:  # ArrayRecord's and NumPy's errors share no class
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.folder}: not a data set that can be read: {reason}") from error
         blocks = -(-self.frames.astype(np.int64) // self._block)
-        self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.maximum(blocks, 0))])
-        if self._first[-1] != len(self._source):
+        self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(blocks)])
+        if self._first[-1] != count:
             raise InputError(
-                f"{self.folder}: {len(self._source)} blocks in split {self.split}, its lengths say {self._first[-1]}"
+                f"{self.folder}: {count} blocks in split {self.split}, its lengths say {self._first[-1]}"
             )
-
-    @property
-    def fingerprint(self) -> str:
-        """A short name for the content: equal for equal records in the same order."""
-        return str(self.facts["fingerprints"][self.split])
 
     @property
     def tokenizer(self) -> Path | None:
@@ -287,8 +135,23 @@ class Dataset:
         )
 
 
+def _shards(folder: Path, split: str) -> list[str]:
+    """The ArrayRecord files of a split, all of them, in their order."""
+    found = sorted(folder.glob(f"{NAME}-{split}.array_record-*-of-*"))
+    counts = {int(match[1]) for path in found if (match := re.search(r"-of-(\d+)$", path.name))}
+    if counts != {len(found)}:
+        raise InputError(f"{folder}: {len(found)} files of split {split}, their names say {sorted(counts)}")
+    return [os.fspath(regular_file(path, "a file of a data set")) for path in found]
+
+
+def _lengths(frames: np.ndarray) -> np.ndarray:
+    if frames.ndim != 1 or frames.dtype.kind not in "iu" or (len(frames) and frames.min() < 1):
+        raise InputError(f"{frames.dtype} {frames.shape} as its lengths, expected whole numbers above 0")
+    return frames
+
+
 def _read_example(data: bytes) -> dict[str, Any]:
-    """An example that `DialogueBuilder` wrote; TFDS, which looks at the kind of every feature, reads it more slowly.
+    """An example of a data set, whose schema is known: no other is read.
 
     Vectors are their bytes, matrices have their shape beside them.
     """

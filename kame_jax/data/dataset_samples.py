@@ -6,18 +6,18 @@ What is held in memory is a few numbers a dialogue. Cutting is `data.cutting`'.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
-import yaml
 
 from kame_jax.config import ModelConfig
+from kame_jax.config.load import read_mapping
 from kame_jax.data.cutting import CARRIED, Cut, Sample, bounds, column_count, make_sample, needed_frames
 from kame_jax.data.dataset import Dataset, find_dataset
 from kame_jax.errors import InputError
-from kame_jax.files import read_text
 
 
 class DatasetSamples(Sequence[Sample]):
@@ -142,7 +142,7 @@ class MixedSamples(Sequence[Sample]):
     """
 
     def __init__(self, parts: Sequence[DatasetSamples], weights: Sequence[float]):
-        if not parts or any(not weight > 0 for weight in weights):
+        if not parts or any(not 0 < weight < math.inf for weight in weights):
             raise InputError(f"mixture of weights {list(weights)}: expected one above 0 for each data set")
         self.parts, self.weights = tuple(parts), tuple(weights)
 
@@ -189,11 +189,8 @@ def open_samples(
     """
     if Path(path).suffix not in (".yaml", ".yml"):
         return DatasetSamples(path, config, speakers, cut) if find_dataset(path) else None
-    try:
-        items = yaml.safe_load(read_text(path, "a mixture of data sets"))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    numbers = isinstance(items, dict) and all(isinstance(w, int | float) for w in items.values())
+    items = read_mapping(path)
+    numbers = all(isinstance(w, int | float) for w in items.values())
     if not items or not numbers:
         raise InputError(f"{path}: expected lines `data set: weight`")
     parts = [DatasetSamples(Path(path).parent / str(name), config, speakers, cut) for name in items]

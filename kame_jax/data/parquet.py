@@ -18,9 +18,15 @@ from kame_jax.data.events import FIELDS, UNSAID
 from kame_jax.data.records import Record, event_column, record_columns, record_from_columns
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
+from kame_jax.files import regular_file
 
 ROWS_PER_FILE = 100_000
 ROWS_AT_ONCE = 64
+ID = "dialogue_id"
+NAMELESS = "row "
+"""How the name of a row without one begins."""
+COLUMNS = (*CHANNELS, *(event_column(speaker, field) for speaker in CHANNELS for field in FIELDS))
+"""Those of a record."""
 
 
 def _pyarrow() -> Any:
@@ -43,12 +49,12 @@ def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
         with pa.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from batch.to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as parquet: {error}") from None
 
 
 def parquet_names(files: Iterable[str | Path]) -> Iterator[str]:
-    """The names of the dialogues of some files, without reading the rest.
+    """The names of the dialogues of some files, as `read_parquet` gives them, without reading the rest.
 
     Raises:
         InputError: a file that is none of kame_finetune's.
@@ -56,49 +62,82 @@ def parquet_names(files: Iterable[str | Path]) -> Iterator[str]:
     pa = _pyarrow()
     for path in files:
         with _open(pa, path) as file:
-            for batch in file.iter_batches(columns=["dialogue_id"]):
-                yield from (str(name).rsplit("/", 1)[-1] for name in batch.column(0).to_pylist())
+            count = 0
+            for batch in _batches(pa, path, file, [ID]):
+                for scalar in batch.column(0):
+                    count += 1
+                    yield _name(scalar, path, count)
 
 
 def _open(pa: Any, path: str | Path) -> Any:
+    regular_file(path, "a parquet file")
     try:
         file = pa.parquet.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as parquet: {error}") from None
-    if missing := sorted({"dialogue_id", *CHANNELS} - set(file.schema_arrow.names)):
+    if missing := sorted({ID, *CHANNELS} - set(file.schema_arrow.names)):
         raise InputError(f"{path}: no column {', '.join(missing)}, expected kame_finetune's columns")
     return file
 
 
-def read_parquet(path: str | Path) -> Iterator[Record | InputError]:
-    """The records of a file, a few in memory at a time; a row that is no record comes as its error.
+def _batches(pa: Any, path: str | Path, file: Any, columns: list[str]) -> Iterator[Any]:
+    try:
+        yield from file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read as parquet: {error}") from None
 
-    The name of a record is the last part of its `dialogue_id`, which kame_finetune prefixes with a folder.
+
+def _name(scalar: Any, path: str | Path, number: int) -> str:
+    """The last part of a `dialogue_id`; where there is none, the number of the row."""
+    try:
+        value = scalar.as_py()
+    except UnicodeDecodeError:
+        value = None
+    name = "" if value is None else str(value).rsplit("/", 1)[-1]
+    return name or f"{NAMELESS}{number} of {Path(path).name}"
+
+
+def read_parquet(path: str | Path) -> Iterator[tuple[str, Record | InputError]]:
+    """The names and records of a file, a few in memory at a time; a row that is no record comes as its error.
+
+    The name of a record is the last part of its `dialogue_id`, which kame_finetune prefixes with a folder. Further
+    columns are not read.
 
     Raises:
         InputError: no such file, not parquet, or without the columns `dialogue_id`, `A` and `B`.
     """
     pa = _pyarrow()
     with _open(pa, path) as file:
-        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+        columns = [name for name in COLUMNS if name in file.schema_arrow.names]
+        count = 0
+        for batch in _batches(pa, path, file, [ID, *columns]):
             for row in range(batch.num_rows):
-                columns = {name: _value(batch.column(name)[row]) for name in batch.schema.names}
-                name = str(columns.pop("dialogue_id")).rsplit("/", 1)[-1]
+                count += 1
+                name = _name(batch.column(ID)[row], path, count)
                 try:
-                    yield record_from_columns(name, columns)
-                except (InputError, ValueError, TypeError) as error:
-                    yield InputError(f"dialogue {name}: {Path(path).name}: {error}")
+                    if name.startswith(NAMELESS):
+                        raise InputError(f"has no {ID}")
+                    values = {column: _value(batch.column(column)[row]) for column in columns}
+                    yield name, record_from_columns(name, values)
+                except (ValueError, TypeError, pa.ArrowException) as error:
+                    yield name, InputError(f"dialogue {name}: {Path(path).name}: {error}")
 
 
 def _value(scalar: Any) -> Any:
-    """A cell: text, None, a vector, or a matrix."""
+    """A cell: None, a vector, a matrix, or, of other types, what Python makes of it."""
     if not scalar.is_valid:
         return None
-    values = getattr(scalar, "values", None)
-    if values is None:
+    if not hasattr(scalar.type, "value_field"):  # no list, large list or list of fixed size
         return scalar.as_py()
-    if hasattr(values, "offsets"):
-        rows = [inner.values.to_numpy(zero_copy_only=False) for inner in values]
+    values = scalar.values
+    if values.null_count:
+        raise InputError("holds a null within a list")
+    if hasattr(values.type, "value_field"):
+        rows = [_value(inner) for inner in values]
+        if len({len(row) for row in rows}) > 1:
+            raise InputError(
+                f"rows of {min(map(len, rows))} to {max(map(len, rows))} frames, expected one length"
+            )
         return np.stack(rows) if rows else np.zeros((0, 0), np.int32)
     return values.to_numpy(zero_copy_only=False)
 
@@ -150,7 +189,7 @@ def write_parquet(
 
 
 def _schema(pa: Any) -> Any:
-    fields = [("dialogue_id", pa.string())]
+    fields = [(ID, pa.string())]
     fields += [(s, pa.list_(pa.list_(pa.int32()))) for s in CHANNELS]
     kinds = {np.int32: pa.int32(), np.float32: pa.float32(), np.int8: pa.int8()}
     for speaker in CHANNELS:
@@ -160,7 +199,7 @@ def _schema(pa: Any) -> Any:
 
 
 def _row(record: Record, prefix: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"dialogue_id": f"{prefix}/{record.id}"}
+    row: dict[str, Any] = {ID: f"{prefix}/{record.id}"}
     for name, values in record_columns(record).items():
         row[name] = values.tolist()
     # Both columns hold nothing when the old rule decides for all events of the dialogue, else each event's choice.

@@ -18,7 +18,10 @@ import numpy as np
 from kame_jax.data.events import FIELDS, UNSAID, OracleEvents, pack_events
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.files import regular_file, write_whole
+from kame_jax.files import read_json, regular_file, write_whole
+
+NUMBERS = ("codebooks", "card", "text_card", "sample_rate", "frame_rate", "block_frames")
+"""Of the facts about records, those that are numbers of at least 1."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,23 @@ def load_records(folder: str | Path) -> list[Record]:
     if not records:
         raise InputError(f"{folder}: no records, expected <id>.npz files")
     return records
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """What a JSON file says of how records were made (`make.tokens.Settings.description`).
+
+    Raises:
+        InputError: it is no JSON object, or a number in it is none.
+    """
+    facts = read_json(file)
+    wrong = [name for name in NUMBERS if name in facts and not _is_number(facts[name])]
+    if wrong:
+        raise InputError(f"{file}: expected a number above 0 for {', '.join(wrong)}")
+    return facts
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < 1 << 31
 
 
 def event_column(speaker: str, field: str) -> str:

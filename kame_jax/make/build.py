@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kame_jax.data.dataset import BLOCK_FRAMES, Dataset, find_dataset, write_dataset
+from kame_jax.data.dataset import BLOCK_FRAMES, Dataset, find_dataset
 from kame_jax.data.parquet import parquet_names, read_parquet, write_parquet
-from kame_jax.data.records import Record, load_record
+from kame_jax.data.records import Record, load_record, record_files
 from kame_jax.errors import InputError
+from kame_jax.make.dataset_writer import write_dataset
+from kame_jax.make.job import Job, Outcome, Progress
 from kame_jax.make.tokens import read_settings
 from kame_jax.oracle.text import TOKENIZER_NAME
 
@@ -41,12 +44,11 @@ class Source:
 
 
 @dataclass
-class Report:
+class BuildOutcome(Outcome):
     """What became of the records."""
 
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    """One line for each record that was left out."""
+    """Dialogues and frames of each split; of parquet files, of the split `all`."""
 
 
 def open_source(path: str | Path) -> Source:
@@ -59,8 +61,10 @@ def open_source(path: str | Path) -> Source:
         dataset = Dataset(path)
         return Source(
             str(path),
-            lambda: (dataset.name(i) for i in range(len(dataset))),
-            lambda: _dataset_items(dataset),
+            lambda: (_dataset_name(dataset, i) for i in range(len(dataset))),
+            lambda: (
+                (_dataset_name(dataset, i), partial(dataset.__getitem__, i)) for i in range(len(dataset))
+            ),
             dataset.facts,
             dataset.tokenizer,
         )
@@ -70,49 +74,37 @@ def open_source(path: str | Path) -> Source:
         return Source(str(path), lambda: parquet_names(files), lambda: _parquet_items(files), {}, None)
     if not folder.is_dir():
         raise InputError(f"{path}: no such folder, expected records, parquet files or a data set")
-    records = sorted(p for p in folder.glob("*.npz") if not p.name.startswith("."))
+    records = record_files(folder)
     if not records:
         raise InputError(f"{path}: no records in it, expected <id>.npz files, parquet files or a data set")
     tokenizer = folder / TOKENIZER_NAME
     return Source(
         str(path),
         lambda: (file.stem for file in records),
-        lambda: ((file.stem, _reader(file)) for file in records),
+        lambda: ((file.stem, partial(load_record, file)) for file in records),
         read_settings(folder),
         tokenizer if tokenizer.is_file() else None,
     )
 
 
-def _reader(file: Path) -> Callable[[], Record]:
-    def read() -> Record:
-        try:
-            return load_record(file)
-        except InputError as error:
-            raise InputError(f"dialogue {file.stem}: {error}") from None
-
-    return read
-
-
-def _dataset_items(dataset: Dataset) -> Iterator[Item]:
-    for i in range(len(dataset)):
-        record = dataset[i]
-        yield record.id, _giver(record)
+def _dataset_name(dataset: Dataset, index: int) -> str:
+    """A dialogue's name; its number where its block is damaged, which is reported when it is read."""
+    try:
+        return dataset.name(index)
+    except InputError:
+        return f"{index} of {dataset.folder}"
 
 
 def _parquet_items(files: Sequence[Path]) -> Iterator[Item]:
     for file in files:
-        for row in read_parquet(file):
-            name = row.id if isinstance(row, Record) else str(row).split(": ")[0].removeprefix("dialogue ")
-            yield name, _giver(row)
+        for name, row in read_parquet(file):
+            yield name, partial(_given, row)
 
 
-def _giver(value: Record | InputError) -> Callable[[], Record]:
-    def give() -> Record:
-        if isinstance(value, InputError):
-            raise value
-        return value
-
-    return give
+def _given(value: Record | InputError) -> Record:
+    if isinstance(value, InputError):
+        raise value
+    return value
 
 
 def common_facts(sources: Sequence[Source], **known: int) -> dict[str, Any]:
@@ -179,9 +171,9 @@ def build_dataset(
     seed: int = 0,
     block_frames: int = BLOCK_FRAMES,
     known: dict[str, int] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total, text: None,
     say: Callable[[str], None] = lambda line: None,
-) -> Report:
+) -> BuildOutcome:
     """Writes one data set from all sources, with the splits `train` and, when asked for, `validation`.
 
     Args:
@@ -191,61 +183,52 @@ def build_dataset(
         seed: of that choice.
         block_frames: see `data.dataset`.
         known: codebooks, card and text_card, for sources that do not say.
-        progress: called with the records read and their total.
-        say: called with each line of the report as it comes up.
+        progress, say: see `make.job`.
 
     Raises:
         InputError: sources that do not fit together, `out` is taken, or nothing is left.
     """
     facts = common_facts(sources, **(known or {}))
-    report = Report()
-    names = _names(sources, report, say)
-    total = len(names)
+    outcome, names = BuildOutcome(), _names(sources)
+    job = Job(outcome, len(names), progress=progress, say=say)
     validation = choose_held_out(sorted(names), held_out, seed)
-    seen = {"count": 0}
-
-    def records(wanted: Callable[[str], bool]) -> Iterator[Record]:
-        done: set[str] = set()
-        for name, read in _all(sources):
-            if name in done or not wanted(name):
-                continue
-            done.add(name)
-            seen["count"] += 1
-            progress(seen["count"], total)
-            try:
-                record = read()
-                check_record(record, facts)
-            except InputError as error:
-                report.problems.append(" ".join(str(error).split()))
-                say(report.problems[-1])
-                continue
-            yield record
-
     splits: dict[str, Callable[[], Iterable[Record]]] = {
-        "train": lambda: records(lambda name: name not in validation)
+        "train": lambda: _records(sources, facts, job, names - validation)
     }
     if validation:
-        splits["validation"] = lambda: records(lambda name: name in validation)
-    facts["sources"] = [source.path for source in sources]
+        splits["validation"] = lambda: _records(sources, facts, job, validation)
+    described = facts | {"sources": [source.path for source in sources]}
     tokenizer = next((s.tokenizer for s in sources if s.tokenizer), None)
-    report.splits = write_dataset(out, splits, facts, tokenizer, block_frames=block_frames)
-    return report
+    outcome.splits = write_dataset(out, splits, described, tokenizer, block_frames=block_frames)
+    return outcome
 
 
-def _all(sources: Sequence[Source]) -> Iterator[Item]:
+def _names(sources: Sequence[Source]) -> set[str]:
+    return {name for source in sources for name in source.names()}
+
+
+def _records(
+    sources: Sequence[Source], facts: dict[str, Any], job: Job, wanted: set[str]
+) -> Iterator[Record]:
+    """The good records of these names; the others are problems of the job."""
+    done: set[str] = set()
     for source in sources:
-        yield from source.items()
-
-
-def _names(sources: Sequence[Source], report: Report, say: Callable[[str], None]) -> set[str]:
-    names: set[str] = set()
-    for source in sources:
-        for name in source.names():
-            if name in names:
-                report.problems.append(f"dialogue {name}: there are several of this name, the first is taken")
-                say(report.problems[-1])
-            names.add(name)
-    return names
+        for name, read in source.items():
+            if name not in wanted:
+                continue
+            if name in done:
+                job.complain("there are several of this name, the first is taken", name)
+                continue
+            done.add(name)
+            record = None
+            with job.guard(name):
+                candidate = read()
+                check_record(candidate, facts)
+                record = candidate
+            job.advance()
+            if record is not None:
+                job.outcome.made += 1
+                yield record
 
 
 def export_parquet(
@@ -253,37 +236,23 @@ def export_parquet(
     prefix: str | Path,
     *,
     known: dict[str, int] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total, text: None,
     say: Callable[[str], None] = lambda line: None,
-) -> tuple[list[Path], Report]:
+) -> tuple[list[Path], BuildOutcome]:
     """Writes all records as kame_finetune's parquet files; arguments as in `build_dataset` and `write_parquet`.
 
     Raises:
         InputError: sources that do not fit together, no pyarrow, or nothing is left.
     """
     facts = common_facts(sources, **(known or {}))
-    report = Report()
-    total = len(_names(sources, report, say))
-    count = {"frames": 0, "dialogues": 0}
+    outcome, names = BuildOutcome(), _names(sources)
+    job = Job(outcome, len(names), progress=progress, say=say)
+    count = outcome.splits["all"] = {"frames": 0, "dialogues": 0}
 
     def records() -> Iterator[Record]:
-        done: set[str] = set()
-        for name, read in _all(sources):
-            if name in done:
-                continue
-            done.add(name)
-            progress(len(done), total)
-            try:
-                record = read()
-                check_record(record, facts)
-            except InputError as error:
-                report.problems.append(" ".join(str(error).split()))
-                say(report.problems[-1])
-                continue
+        for record in _records(sources, facts, job, names):
             count["dialogues"] += 1
             count["frames"] += record.frames
             yield record
 
-    files = write_parquet(prefix, records())
-    report.splits = {"all": count}
-    return files, report
+    return write_parquet(prefix, records()), outcome

@@ -21,10 +21,10 @@ from sentencepiece import SentencePieceProcessor
 from kame_jax.codec.sound_file import SoundFile
 from kame_jax.data.dialogue import Dialogue, find_audio, find_dialogues, read_dialogue, read_stereo
 from kame_jax.data.events import build_events
-from kame_jax.data.records import Record, read_arrays, record_from_columns, save_record
+from kame_jax.data.records import Record, read_arrays, read_facts, record_from_columns, save_record
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.files import read_json, write_whole
+from kame_jax.files import write_whole
 from kame_jax.make.align import text_rows
 from kame_jax.make.check import MIN_RATE, check_dialogue
 from kame_jax.make.encoding import Encode
@@ -35,8 +35,6 @@ from kame_jax.oracle.text import TOKENIZER_NAME, load_tokenizer
 
 SETTINGS = "settings.json"
 """What the records of a folder were made with."""
-NUMBERS = ("codebooks", "card", "text_card", "sample_rate", "frame_rate")
-"""Those settings that are numbers above 0."""
 GROUP_SECONDS = 1800.0
 """Audio held in memory at a time, and as much again read ahead."""
 GROUP_SIZE = 64
@@ -163,20 +161,10 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     """How the records of a folder were made, as `Settings.description` says it; empty where nothing is said.
 
     Raises:
-        InputError: the file is no JSON object, or a number in it is none.
+        InputError: what is said cannot be read.
     """
     file = Path(folder) / SETTINGS
-    if not file.exists():
-        return {}
-    facts = read_json(file)
-    wrong = [name for name in NUMBERS if name in facts and not _is_number(facts[name])]
-    if wrong:
-        raise InputError(f"{file}: expected a number above 0 for {', '.join(wrong)}")
-    return facts
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1 << 31
+    return read_facts(file) if file.exists() else {}
 
 
 def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:

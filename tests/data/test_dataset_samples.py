@@ -9,13 +9,13 @@ import pytest
 
 from kame_jax.data.collate import OracleAugment, collate_row, oracle_row
 from kame_jax.data.cutting import Cut, make_samples
-from kame_jax.data.dataset import write_dataset
 from kame_jax.data.dataset_samples import DatasetSamples, MixedSamples, open_samples
 from kame_jax.data.events import pack_events
 from kame_jax.data.packing import pack
 from kame_jax.data.pipeline import eval_batches, longest, train_batches
 from kame_jax.data.records import Record, load_records
 from kame_jax.errors import InputError
+from kame_jax.make.dataset_writer import write_dataset
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.train.corpus import fingerprint, preset_note
 from tests.train.small import MODEL, run_config, write_records
@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_said(path, tmp_path):
     with pytest.raises(InputError, match="context 9: expected less than max_frames"):
         Cut(9, context=9)
     assert open_samples(tmp_path, MODEL) is None
-    for text, expected in (("[", "not YAML"), ("a: b", "expected lines"), (f"{path}: 0", "above 0")):
+    for text, expected in (("[", "not valid YAML"), ("a: b", "expected lines"), (f"{path}: 0", "above 0")):
         (tmp_path / "mix.yaml").write_text(text)
         with pytest.raises(InputError, match=expected):
             open_samples(tmp_path / "mix.yaml", MODEL)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kame_jax.config import to_yaml
-from kame_jax.data.dataset import write_dataset
 from kame_jax.data.records import load_records
+from kame_jax.make.dataset_writer import write_dataset
 from tests.train.small import MODEL, run_config, with_settings, write_records
 
 STEPS = 9

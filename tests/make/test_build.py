@@ -2,18 +2,20 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from kame_jax.data.dataset import Dataset, find_dataset, write_dataset
+from kame_jax.data.dataset import Dataset, find_dataset
 from kame_jax.data.events import FIELDS, pack_events
 from kame_jax.data.parquet import read_parquet, write_parquet
 from kame_jax.data.records import Record, load_records, save_record
-from kame_jax.errors import InputError
+from kame_jax.errors import InputError, WorkError
 from kame_jax.make import build
 from kame_jax.make.build import build_dataset, choose_held_out, export_parquet, open_source
+from kame_jax.make.dataset_writer import write_dataset
 from tests.train.small import write_records
 
 KNOWN = {"card": 16, "text_card": 24}
@@ -133,7 +135,7 @@ def test_parquet_is_that_of_kame_finetune_and_comes_back_the_same(records, tmp_p
     )
     assert [f.name for f in files] == ["train-001-of-001.parquet"]
     assert report.splits["all"]["dialogues"] == 6
-    back = list(read_parquet(files[0]))
+    back = [record for _, record in read_parquet(files[0])]
     assert all(equal(one, other) for one, other in zip(back, load_records(tmp_path / "records"), strict=True))
 
     import pyarrow.parquet
@@ -154,10 +156,10 @@ def test_older_parquet_without_use_hint_or_without_events_is_read(records, tmp_p
     table = pyarrow.parquet.read_table(file)
     older = table.drop_columns([n for n in table.column_names if n.endswith("use_hint")])
     pyarrow.parquet.write_table(older, tmp_path / "older.parquet")
-    assert equal(next(read_parquet(tmp_path / "older.parquet")), records[0])
+    assert equal(next(read_parquet(tmp_path / "older.parquet"))[1], records[0])
     plain = table.select(["dialogue_id", "A", "B"])
     pyarrow.parquet.write_table(plain, tmp_path / "plain.parquet")
-    assert len(next(read_parquet(tmp_path / "plain.parquet")).events["A"]) == 0
+    assert len(next(read_parquet(tmp_path / "plain.parquet"))[1].events["A"]) == 0
     pyarrow.parquet.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
     with pytest.raises(InputError, match="no column A, B, dialogue_id"):
         open_source(tmp_path / "x.parquet").names().__next__()
@@ -166,18 +168,142 @@ def test_older_parquet_without_use_hint_or_without_events_is_read(records, tmp_p
         next(read_parquet(tmp_path / "y.parquet"))
 
 
-def test_a_row_that_is_no_record_is_left_out(records, tmp_path):
+def row(name, **changes):
+    """A row as kame_finetune writes it."""
+    grid = [[3] * 6] + [[1, 2, 3, 4, 5, 6]] * 2
+    values = {"frame_pos": [2], "ratio": [1.0], "skip_forbid": [1]}
+    whole = {"dialogue_id": name, "A": grid, "B": grid}
+    for side in "AB":
+        whole |= {f"{side}_oracle_event_{field}": value for field, value in values.items()}
+        for text in ("pred", "hint"):
+            whole |= {f"{side}_oracle_{text}_values": [5, 6], f"{side}_oracle_{text}_offsets": [0, 2]}
+    return whole | changes
+
+
+def parquet(path, rows, kind="int32", outer="list_", name=None, extra=()):
+    """Writes rows with lists of another kind, numbers of another type or further columns."""
     import pyarrow as pa
     import pyarrow.parquet
 
-    (file,) = write_parquet(tmp_path / "p", records[:3])
-    rows = pyarrow.parquet.read_table(file).to_pylist()
-    rows[1]["B"] = None
-    schema = pyarrow.parquet.read_schema(file)
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema), file)
-    report = build_dataset([open_source(file)], tmp_path / "set", known=KNOWN)
-    assert report.problems == [f"dialogue d1: {file.name}: no record, it lacks B"]
+    listed, number = getattr(pa, outer), getattr(pa, kind)()
+    fields = [("dialogue_id", name or pa.string()), *((side, listed(listed(number))) for side in "AB")]
+    for column in list(row("x"))[3:]:
+        fields.append((column, listed(pa.float32() if column.endswith("ratio") else number)))
+    fields += extra
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), path)
+
+
+GRID = row("x")["A"]
+BAD_ROWS = {
+    "ragged": ({"A": [GRID[0], GRID[1][:-2], GRID[2]]}, "rows of 4 to 6 frames, expected one length"),
+    "absent": ({"B": None}, "no record, it lacks B"),
+    "null_row": ({"A": [GRID[0], None, GRID[2]]}, "holds a null within a list"),
+    "null_value": ({"A": [GRID[0], [1, None, 3, 4, 5, 6], GRID[2]]}, "holds a null within a list"),
+    "empty": ({"A": [], "B": []}, "expected [1 + codebooks, frames]"),
+    "null_events": ({"A_oracle_pred_values": None}, "no record, it lacks A_oracle_pred_values"),
+    "offsets": (
+        {"B_oracle_hint_offsets": [0, 3]},
+        "oracle events of speaker B: columns of different lengths",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_a_row_that_is_no_record_is_one_line_and_the_rest_is_built(bad, tmp_path):
+    changes, expected = BAD_ROWS[bad]
+    parquet(tmp_path / "p.parquet", [row("a"), row("set/bad", **changes), row("c")])
+    report = build_dataset([open_source(tmp_path / "p.parquet")], tmp_path / "set", known=KNOWN)
+    assert [(p.startswith("dialogue bad: p.parquet: "), expected in p) for p in report.problems] == [
+        (True, True)
+    ]
+    assert [Dataset(tmp_path / "set").name(i) for i in range(2)] == ["a", "c"]
+
+
+def test_rows_without_a_name_of_their_own_are_said(tmp_path):
+    parquet(tmp_path / "p.parquet", [row(None), row("one/a"), row("two/a"), row("two/"), row("b")])
+    report = build_dataset([open_source(tmp_path / "p.parquet")], tmp_path / "set", known=KNOWN)
+    assert sorted(line.split(": ", 1)[0] for line in report.problems) == [
+        "dialogue a",
+        "dialogue row 1 of p.parquet",
+        "dialogue row 4 of p.parquet",
+    ]
     assert len(Dataset(tmp_path / "set")) == 2
+
+
+def test_lists_numbers_and_further_columns_may_be_of_any_kind(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    parquet(folder / "a.parquet", [row("large")], "int64", "large_list", pa.large_string())
+    parquet(folder / "b.parquet", [row("unsigned")], "uint16", name=pa.dictionary(pa.int32(), pa.string()))
+    parquet(folder / "c.parquet", [row("float")], "float64")
+    parquet(folder / "d.parquet", [row(7)], name=pa.int64())
+    parquet(folder / "e.parquet", [])
+    struct = pa.struct([("w", pa.string())])
+    extra = [("meta", struct), ("words", pa.list_(struct)), ("tags", pa.list_(pa.string()))]
+    more = {"meta": {"w": "x"}, "words": [{"w": "x"}], "tags": ["x"]}
+    parquet(folder / "f.parquet", [row("more", **more)], extra=extra)
+    table = pa.Table.from_pylist([row("fixed")])
+    for side in "AB":
+        flat = pa.array(np.array(GRID, np.int32).reshape(-1))
+        grid = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(flat, 6), 3)
+        table = table.set_column(table.schema.get_field_index(side), side, grid)
+    pyarrow.parquet.write_table(table, folder / "g.parquet")
+    report = build_dataset([open_source(folder)], tmp_path / "set", known=KNOWN)
+    assert not report.problems
+    dataset = Dataset(tmp_path / "set")
+    assert [dataset.name(i) for i in range(6)] == ["large", "unsigned", "float", "7", "more", "fixed"]
+    assert all(equal(dataset[i], Record(dataset.name(i), *vars_of(dataset[0]))) for i in range(6))
+
+
+def vars_of(record):
+    return record.tokens, record.events
+
+
+def test_nothing_left_to_build_is_one_line(tmp_path):
+    parquet(tmp_path / "none.parquet", [])
+    parquet(tmp_path / "bad.parquet", [row("a", B=None), row("b", A=None)])
+    for name in ("none", "bad"):
+        with pytest.raises(InputError, match="set: no dialogue is left for split train"):
+            build_dataset([open_source(tmp_path / f"{name}.parquet")], tmp_path / "set", known=KNOWN)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_data_set_cannot_name_a_class_that_is_then_imported(records, tmp_path, monkeypatch):
+    write_dataset(tmp_path / "set", {"train": lambda: records}, {})
+    (tmp_path / "evil.py").write_text("open('written', 'w').write('!')\nclass Feature: pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, _ = find_dataset(tmp_path / "set")
+    for file in ("features.json", "dataset_info.json"):
+        text = (folder / file).read_text()
+        text = re.sub(r'"pythonClassName": "[^"]*"', '"pythonClassName": "evil.Feature"', text)
+        text = text.replace('"name": "dialogues"', '"name": "evil.Builder", "moduleName": "evil"')
+        (folder / file).write_text(text)
+    assert "evil.Feature" in (folder / "features.json").read_text()
+    assert equal(Dataset(tmp_path / "set")[0], records[0])
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("metadata.json", '{"block_frames": 0}', "expected a number above 0 for block_frames"),
+        ("metadata.json", '{"block_frames": "x"}', "expected a number above 0 for block_frames"),
+        ("metadata.json", "[]", "expected a JSON object"),
+        ("metadata.json", "{}", "not a data set that can be read: 'fingerprints'"),
+        ("frames-train.npy", "junk", "not a data set that can be read"),
+        ("dialogues-train.array_record-00000-of-00001", "junk", "not a data set that can be read"),
+        ("dialogues-train.array_record-00000-of-00002", "", "2 files of split train, their names say"),
+    ],
+)
+def test_a_damaged_data_set_is_one_line(file, content, expected, records, tmp_path):
+    write_dataset(tmp_path / "set", {"train": lambda: records}, {})
+    (find_dataset(tmp_path / "set")[0] / file).write_text(content)
+    with pytest.raises(InputError, match=re.escape(expected)):
+        Dataset(tmp_path / "set")
 
 
 def test_a_failed_build_leaves_nothing(records, tmp_path, monkeypatch):
@@ -185,10 +311,10 @@ def test_a_failed_build_leaves_nothing(records, tmp_path, monkeypatch):
         build_dataset([open_source(tmp_path / "records")], tmp_path / "records", known=KNOWN)
 
     def fail(path):
-        raise RuntimeError("disk")
+        raise WorkError("disk")
 
     monkeypatch.setattr(build, "load_record", fail)
-    with pytest.raises(RuntimeError, match="disk"):
+    with pytest.raises(Exception, match="disk"):
         build_dataset([open_source(tmp_path / "records")], tmp_path / "set", known=KNOWN)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["records"]
 

@@ -8,13 +8,13 @@ from kame_jax.cli.main import main
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import MimiConfig, QuantizerConfig, load_codec, load_run
 from kame_jax.data.cutting import make_samples
-from kame_jax.data.dataset import write_dataset
 from kame_jax.data.records import load_records
 from kame_jax.demo.dialogues import ROOT, sample_entries
 from kame_jax.errors import InputError
 from kame_jax.interop import load_mimi
 from kame_jax.interop.beside import find_codec, find_tokenizer
 from kame_jax.make import encoding
+from kame_jax.make.dataset_writer import write_dataset
 from kame_jax.model import tree
 from kame_jax.train import corpus
 from kame_jax.train.corpus import (

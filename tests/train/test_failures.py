@@ -9,9 +9,9 @@ import pytest
 
 from kame_jax.cli.main import main
 from kame_jax.config import to_yaml
-from kame_jax.data.dataset import write_dataset
 from kame_jax.data.records import load_records
 from kame_jax.interop import load_checkpoint
+from kame_jax.make.dataset_writer import write_dataset
 from kame_jax.model import tree
 from kame_jax.train.loop import run
 from kame_jax.train.metrics import Silent
