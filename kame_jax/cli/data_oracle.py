@@ -18,7 +18,7 @@ from kame_jax.errors import InputError
 if TYPE_CHECKING:
     from kame_jax.config import LLMConfig
     from kame_jax.make.answers import Answers
-    from kame_jax.make.oracles import Job, Report
+    from kame_jax.make.oracles import OracleRecipe, OraclesMade
     from kame_jax.make.random_oracle import Tokens
 
 
@@ -64,7 +64,7 @@ def _run(args: argparse.Namespace) -> None:
     """Make oracles."""
     from kame_jax.config import LLMConfig
     from kame_jax.config.load import load_settings
-    from kame_jax.make.oracles import Job
+    from kame_jax.make.oracles import OracleRecipe
     from kame_jax.make.rules import read_rules
 
     if args.interval <= 0 or args.context_chars < 1:
@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.bounds:
         changes.append(f"paper_bounds={'on' if args.bounds == 'paper' else 'off'}")
     rules = read_rules(args.preset, changes)
-    job = Job(
+    recipe = OracleRecipe(
         args.strategy,
         rules,
         args.interval,
@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> None:
             raise InputError("--strategy llm needs --llm FILE: a YAML file with at least `model: ...`")
         config = load_settings(LLMConfig, args.llm)
     shard = read_shard(args.shard) if args.shard else (0, 1)
-    report = asyncio.run(_make(args, job, config, shard))
+    report = asyncio.run(_make(args, recipe, config, shard))
     result = {
         "oracles": args.out or str(Path(args.dialogues) / "oracle_raw"),
         "made": report.made,
@@ -110,8 +110,8 @@ def _run(args: argparse.Namespace) -> None:
 
 
 async def _make(
-    args: argparse.Namespace, job: Job, config: LLMConfig | None, shard: tuple[int, int]
-) -> Report:
+    args: argparse.Namespace, recipe: OracleRecipe, config: LLMConfig | None, shard: tuple[int, int]
+) -> OraclesMade:
     from kame_jax.make.oracles import make_oracles
     from kame_jax.train.progress import Terminal
 
@@ -120,10 +120,10 @@ async def _make(
         def progress(done: int, total: int, text: str) -> None:
             terminal.count(f"oracles for {args.dialogues}", done, total, text)
 
-        async def make(answers: Answers | None) -> Report:
+        async def make(answers: Answers | None) -> OraclesMade:
             return await make_oracles(
                 args.dialogues,
-                job,
+                recipe,
                 out=args.out,
                 answers=answers,
                 tokens=_tokens(args.tokenizer),

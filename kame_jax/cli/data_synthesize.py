@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kame_jax.config import LLMConfig, TTSConfig
     from kame_jax.make.answers import Answers
     from kame_jax.make.speech import Engine
-    from kame_jax.make.synthesize import Recipe, Report
+    from kame_jax.make.synthesize import Recipe, SpokenItems
 
 ESPEAK_VOICES = ("en+m3", "en-us+f3,en-us+m5,en+f2,en-us+f1")
 KYUTAI_VOICES = (
@@ -166,14 +166,16 @@ def _server(args: argparse.Namespace) -> TTSConfig | None:
     return validate(TTSConfig(args.tts, args.tts_url, args.tts_model))
 
 
-async def _make(args: argparse.Namespace, engine: Engine, recipe: Recipe, config: LLMConfig | None) -> Report:
+async def _make(
+    args: argparse.Namespace, engine: Engine, recipe: Recipe, config: LLMConfig | None
+) -> SpokenItems:
     from kame_jax.make.synthesize import synthesize
     from kame_jax.train.progress import Terminal
 
     shard = read_shard(args.shard) if args.shard else (0, 1)
     with Terminal() as terminal:
 
-        async def make(answers: Answers | None) -> Report:
+        async def make(answers: Answers | None) -> SpokenItems:
             return await synthesize(
                 args.source,
                 args.out,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -208,7 +208,3 @@ def _appending(path: Path) -> IO[str]:
                 file.truncate(content.rfind(b"\n") + 1)
                 os.fsync(file.fileno())
     return path.open("a", encoding="utf-8")
-
-
-Progress = Callable[[int, int, str], None]
-"""Called with the dialogues done, their total, and what else there is to say."""

@@ -18,12 +18,12 @@ from typing import Any
 
 from kame_jax.data.dialogue import find_texts, read_words
 from kame_jax.errors import InputError
-from kame_jax.llm import LLMError
+from kame_jax.files import write_json
 from kame_jax.make import prompts
-from kame_jax.make.answers import Answers, Progress, Stopped
+from kame_jax.make.answers import Answers
+from kame_jax.make.job import Job, Outcome, Progress, Shard, settle
 from kame_jax.make.random_oracle import Reply, Tokens, pool_fingerprint, random_records, reply_pool
 from kame_jax.make.rules import Rules
-from kame_jax.make.settings import changed_settings, write_json
 from kame_jax.make.simulate import HintStrategy, Request, oracle_record, oracle_requests, says_itself
 from kame_jax.oracle.levels import hint_level
 from kame_jax.oracle.speakable import speakable
@@ -35,12 +35,9 @@ OPEN_DIALOGUES = 32
 
 
 @dataclass
-class Report:
+class OraclesMade(Outcome):
     """What became of the dialogues."""
 
-    made: int = 0
-    kept: int = 0
-    """Files that were there already."""
     events: int = 0
     levels: list[int] = field(default_factory=lambda: [0] * 6)
     """Events by hint level."""
@@ -50,14 +47,10 @@ class Report:
     """Events of the random strategy for which no fitting reply was left; they are left out."""
     changes: Counter[str] = field(default_factory=Counter)
     """What was changed to make answers speakable, by kind (`oracle.speakable.KINDS`)."""
-    problems: list[str] = field(default_factory=list)
-    """One line for each dialogue without an oracle."""
-    stopped: str | None = None
-    """Why nothing more was asked, where that happened."""
 
 
 @dataclass(frozen=True)
-class Job:
+class OracleRecipe:
     """What is asked of every dialogue."""
 
     strategy: str
@@ -86,29 +79,29 @@ class Job:
 
 def make_oracles(
     root: str | Path,
-    job: Job,
+    recipe: OracleRecipe,
     *,
     out: str | Path | None = None,
     answers: Answers | None = None,
     tokens: Tokens = str.split,
     pool: str | Path | None = None,
-    shard: tuple[int, int] = (0, 1),
+    shard: Shard = (0, 1),
     overwrite: bool = False,
     progress: Progress = lambda done, total, text: None,
     say: Callable[[str], None] = lambda line: None,
-) -> Awaitable[Report]:
+) -> Awaitable[OraclesMade]:
     """Writes the oracle of every dialogue that has none yet; each file appears complete or not at all.
 
     Args:
         root: folder with `text/`.
-        job: what is asked.
+        recipe: what is asked.
         out: folder of the files (default: `<root>/oracle_raw`).
         answers: the language model, for the strategy `llm`.
         tokens: of a text, for the strategy `random`.
         pool: folder of the dialogues whose replies that strategy shows (default: `root`).
-        shard: (i, n) takes every n-th dialogue.
+        shard: which dialogues.
         overwrite: makes those anew that are there.
-        progress, say: see `data.tokens.tokenize`.
+        progress, say: see `make.job.Job`.
 
     Raises:
         InputError: no texts there, or oracles that were made with other settings.
@@ -117,107 +110,96 @@ def make_oracles(
     texts = find_texts(root)
     if not texts:
         raise InputError(f"{root}: no dialogue in it, expected text/<id>.json")
-    if job.strategy not in STRATEGIES:
-        raise InputError(f"strategy {job.strategy!r}: expected one of {', '.join(STRATEGIES)}")
+    if recipe.strategy not in STRATEGIES:
+        raise InputError(f"strategy {recipe.strategy!r}: expected one of {', '.join(STRATEGIES)}")
     replies: tuple[Reply, ...] = ()
-    if job.strategy == "random":
-        replies = _reply_pool(find_texts(pool or root), job, tokens)
+    if recipe.strategy == "random":
+        replies = _reply_pool(find_texts(pool or root), recipe, tokens)
     target = Path(out) if out else root / "oracle_raw"
     model, drawn = answers.config.model if answers else None, pool_fingerprint(replies) if replies else None
-    _settle(target, job.description(model, drawn), overwrite)
-    return _run(texts, job, target, answers, replies, tokens, shard, overwrite, progress, say)
+    _settle(target, recipe.description(model, drawn), overwrite)
+    return _run(texts, recipe, target, answers, replies, tokens, shard, overwrite, progress, say)
 
 
-def _reply_pool(texts: Sequence[Path], job: Job, tokens: Tokens) -> tuple[Reply, ...]:
+def _reply_pool(texts: Sequence[Path], recipe: OracleRecipe, tokens: Tokens) -> tuple[Reply, ...]:
     """All replies of all dialogues that can be read; those that cannot are said in their turn."""
 
     def dialogues() -> Iterator[tuple[str, list[Request]]]:
         for path in texts:
             with contextlib.suppress(InputError):
-                yield path.stem, oracle_requests(read_words(path), interval=job.interval, rules=job.rules)
+                yield (
+                    path.stem,
+                    oracle_requests(read_words(path), interval=recipe.interval, rules=recipe.rules),
+                )
 
     return reply_pool(dialogues(), tokens)
 
 
 def _settle(target: Path, description: dict[str, Any], overwrite: bool) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    file = target.parent / f"{target.name}_settings.json" if target.name != "oracle_raw" else None
-    file = file or target.parent / SETTINGS
-    if file.is_file() and not overwrite:
-        if old := changed_settings(file, description):
-            raise InputError(
-                f"{target}: its oracles were made with other settings; --overwrite makes them anew",
-                [f"{name}: {value!r} there, {description[name]!r} here" for name, value in old.items()],
-            )
-    elif not overwrite and any(target.glob("*.json")):
+    file = target.parent / (SETTINGS if target.name == "oracle_raw" else f"{target.name}_settings.json")
+    if overwrite:
+        write_json(file, description)
+        return
+    if not file.is_file() and any(target.glob("*.json")):
         raise InputError(f"{target}: holds oracles that this command did not make; --overwrite replaces them")
-    write_json(file, description)
+    complaint = f"{target}: its oracles were made with other settings; --overwrite makes them anew"
+    settle(file, description, complaint)
 
 
 async def _run(
     texts: Sequence[Path],
-    job: Job,
+    recipe: OracleRecipe,
     target: Path,
     answers: Answers | None,
     pool: Sequence[Reply],
     tokens: Tokens,
-    shard: tuple[int, int],
+    shard: Shard,
     overwrite: bool,
     progress: Progress,
     say: Callable[[str], None],
-) -> Report:
-    report = Report()
+) -> OraclesMade:
+    outcome = OraclesMade()
     mine = texts[shard[0] :: shard[1]]
+    job = Job(outcome, len(mine), progress=progress, say=say)
     places = asyncio.Semaphore(OPEN_DIALOGUES)
-    done = 0
 
-    async def one(path: Path) -> None:
-        nonlocal done
+    async def one(number: int, path: Path) -> None:
         async with places:
-            try:
-                if report.stopped:
-                    return
+            if outcome.stopped:
+                return
+            with job.guard(path.stem):
                 if (target / path.name).is_file() and not overwrite:
-                    report.kept += 1
+                    outcome.kept += 1
                 else:
-                    records = await _dialogue(path, job, answers, pool, tokens, report)
+                    records = await _dialogue(path, recipe, answers, pool, tokens, outcome)
                     write_json(target / path.name, records)
-                    report.made += 1
-            except (InputError, LLMError) as error:
-                line = " ".join(str(error).split())
-                line = line if line.startswith(f"dialogue {path.stem}: ") else f"dialogue {path.stem}: {line}"
-                if line not in report.problems:
-                    report.problems.append(line)
-                    say(line)
-            except Stopped as error:
-                report.stopped = str(error)
-            finally:
-                done += 1
-                progress(done, len(mine), answers.status.text(done, len(mine)) if answers else "")
+                    outcome.made += 1
+            job.advance(text=answers.status.text(number, len(mine)) if answers else "")
 
-    await asyncio.gather(*(one(path) for path in mine))
-    return report
+    await asyncio.gather(*(one(number, path) for number, path in enumerate(mine, 1)))
+    return outcome
 
 
 async def _dialogue(
     path: Path,
-    job: Job,
+    recipe: OracleRecipe,
     answers: Answers | None,
     pool: Sequence[Reply],
     tokens: Tokens,
-    report: Report,
+    outcome: OraclesMade,
 ) -> list[dict[str, Any]]:
     """The records of one dialogue."""
     words = read_words(path)
-    requests = oracle_requests(words, interval=job.interval, rules=job.rules)
-    if job.strategy == "random":
-        records, missing = random_records(words, requests, path.stem, pool, job.seed, tokens)
-        report.without_reply += missing
+    requests = oracle_requests(words, interval=recipe.interval, rules=recipe.rules)
+    if recipe.strategy == "random":
+        records, missing = random_records(words, requests, path.stem, pool, recipe.seed, tokens)
+        outcome.without_reply += missing
         for made in records:
-            report.levels[hint_level(made["current_spoken_ratio"], job.bounds)] += 1
+            outcome.levels[hint_level(made["current_spoken_ratio"], recipe.bounds)] += 1
     else:
         said = await asyncio.gather(
-            *(_answer(request, job, answers) for request in requests), return_exceptions=True
+            *(_answer(request, recipe, answers) for request in requests), return_exceptions=True
         )
         for item in said:
             if isinstance(item, BaseException):
@@ -225,22 +207,22 @@ async def _dialogue(
         records = []
         for request, text in zip(requests, said):
             assert isinstance(text, str)
-            if job.normalise:
+            if recipe.normalise:
                 spoken = speakable(text)
-                report.changes.update(spoken.changes)
-                report.empty += bool(text.strip()) and not spoken.text
+                outcome.changes.update(spoken.changes)
+                outcome.empty += bool(text.strip()) and not spoken.text
                 text = spoken.text
             record = oracle_record(request, text)
             if record is not None:
                 records.append(record)
-                report.levels[request.level] += 1
-    report.events += len(records)
+                outcome.levels[request.level] += 1
+    outcome.events += len(records)
     return records
 
 
-async def _answer(request: Request, job: Job, answers: Answers | None) -> str:
-    if says_itself(request, job.rules):
+async def _answer(request: Request, recipe: OracleRecipe, answers: Answers | None) -> str:
+    if says_itself(request, recipe.rules):
         return request.hint
-    if job.strategy == "hint" or answers is None:
+    if recipe.strategy == "hint" or answers is None:
         return HintStrategy()(request)
-    return await answers.ask(prompts.messages(request, job.context_chars))
+    return await answers.ask(prompts.messages(request, recipe.context_chars))

@@ -6,7 +6,10 @@ item is `make.rewrite`'s to say.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from kame_jax.errors import InputError
+from kame_jax.files import read_text
 
 HUB = "hf://datasets/"
+NAME_LENGTH = 80
+"""Most characters of an item's name, which is a file's name later."""
 FORMATS = ("gsm8k", "mmlu-pro", "hssbench", "mt-bench", "plain")
 
 
@@ -31,6 +37,12 @@ class Item:
     """Of a multiple choice, fillers removed."""
     reasoning: str = ""
     needs_picture: bool = False
+
+    @property
+    def digest(self) -> str:
+        """A short name for what the item says, whatever it is called."""
+        facts = dataclasses.asdict(self) | {"id": None}
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def fetch(source: str) -> Path:
@@ -57,34 +69,38 @@ def fetch(source: str) -> Path:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Rows of a .jsonl, .json or .parquet file with their numbers from 1; a line that is no JSON comes as its error.
+    """Rows of a .jsonl, .json or .parquet file with their numbers from 1; a line that is not JSON comes as its error.
 
     Raises:
-        InputError: another kind of file, or one that cannot be read at all.
+        InputError: another kind of file, or one that cannot be read at all (not UTF-8, for example).
     """
     if path.suffix == ".parquet":
         from kame_jax.data.parquet import parquet_rows
 
         yield from enumerate(parquet_rows(path), 1)
     elif path.suffix == ".json":
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: is not JSON: {error}") from None
-        rows = (
-            value if isinstance(value, list) else next((v for v in value.values() if isinstance(v, list)), [])
-        )
-        yield from enumerate(rows, 1)
+        value = _parsed(read_text(path, "a list of rows in JSON"))
+        if isinstance(value, Mapping):
+            value = next((v for v in value.values() if isinstance(v, list)), value)
+        if not isinstance(value, list):
+            raise InputError(
+                f"{path}: {value if isinstance(value, InputError) else 'expected a list of rows'}"
+            )
+        yield from enumerate(value, 1)
     elif path.suffix in (".jsonl", ".ndjson"):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except json.JSONDecodeError as error:
-                        yield number, InputError(f"is not JSON: {error}")
+        for number, line in enumerate(read_text(path, "JSON lines").split("\n"), 1):
+            if line.strip():
+                yield number, _parsed(line)
     else:
         raise InputError(f"{path}: expected a .jsonl, .json or .parquet file")
+
+
+def _parsed(text: str) -> Any:
+    """A JSON value, or the error that it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return InputError(f"is not JSON: {error}")
 
 
 def recognise(row: Any) -> str:
@@ -119,42 +135,94 @@ def read_items(source: str, form: str | None = None) -> Iterator[Item | InputErr
                 raise row
             if not isinstance(row, Mapping):
                 raise InputError(f"expected an object, got {str(row)[:60]!r}")
-            yield READERS[form or recognise(row)](row, number)
+            yield _checked(READERS[form or recognise(row)](row, number))
         except KeyError as error:
             yield InputError(f"{path.name}, row {number}: no field {error}")
-        except (InputError, TypeError, ValueError, IndexError) as error:
+        except (InputError, TypeError, ValueError, IndexError, AttributeError) as error:
             yield InputError(f"{path.name}, row {number}: {error}")
 
 
+def _checked(item: Item) -> Item:
+    if not item.questions:
+        raise InputError("has no question")
+    if len(item.answers) != len(item.questions):
+        raise InputError(f"has {len(item.questions)} questions and {len(item.answers)} answers")
+    return item
+
+
+def _text(row: Mapping[str, Any], field: str) -> str:
+    """A field's text; a number is written out. Raises KeyError when it is missing, InputError when it says nothing."""
+    value = row[field]
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(
+            f"{field} is {'empty' if isinstance(value, str) else repr(value)[:60]}, expected text"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{field} holds half of a surrogate pair, which is not a character") from None
+    return value
+
+
+def _optional(row: Mapping[str, Any], field: str) -> str:
+    """A field's text; "" where the set has none (missing, null, NaN or empty)."""
+    value = row.get(field)
+    missing = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else _text(row, field)
+
+
+def _texts(row: Mapping[str, Any], field: str) -> list[str]:
+    values = row[field]
+    if isinstance(values, str | Mapping) or not hasattr(values, "__iter__"):
+        raise InputError(f"{field} is {repr(values)[:60]}, expected a list of texts")
+    return [_text({field: value}, field).strip() for value in values]
+
+
+def _name(value: Any, fallback: str) -> str:
+    """A name that a file can have: of letters, digits, "_", "." and "-", and of bounded length."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return fallback
+    name = re.sub(r"[^\w.-]+", "-", str(value)).strip("-.")
+    if not name or len(name.encode()) > NAME_LENGTH:
+        digest = hashlib.sha256(repr(value).encode()).hexdigest()[:12]
+        name = f"{name.encode()[: NAME_LENGTH - 13].decode(errors='ignore')}-{digest}" if name else fallback
+    return name
+
+
 def _gsm8k(row: Mapping[str, Any], number: int) -> Item:
-    reasoning, mark, final = str(row["answer"]).partition("####")
-    if not mark:
+    reasoning, mark, final = _text(row, "answer").partition("####")
+    if not mark or not final.strip():
         raise InputError("no final answer after ####")
     reasoning = re.sub(r"<<[^<>]*>>", "", reasoning).strip()
-    return Item(f"gsm8k-{number:05d}", (str(row["question"]),), (final.strip(),), reasoning=reasoning)
+    return Item(f"gsm8k-{number:05d}", (_text(row, "question"),), (final.strip(),), reasoning=reasoning)
 
 
 def _mmlu_pro(row: Mapping[str, Any], number: int) -> Item:
-    options = [str(option).strip() for option in row["options"]]
-    answer = options[int(row["answer_index"])]
+    options = _texts(row, "options")
+    index = row["answer_index"]
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options):
+        raise InputError(f"answer_index is {index!r}, expected 0 to {len(options) - 1}")
+    answer = options[index]
     kept = tuple(option for option in options if option.upper() != "N/A")
-    reasoning = re.sub(r"^A: Let's think step by step\.?\s*", "", str(row.get("cot_content") or ""))
-    return Item(
-        f"mmlu-pro-{row.get('question_id', number)}", (str(row["question"]),), (answer,), kept, reasoning
-    )
+    reasoning = re.sub(r"^A: Let's think step by step\.?\s*", "", _optional(row, "cot_content"))
+    name = _name(row.get("question_id"), f"{number:05d}")
+    return Item(f"mmlu-pro-{name}", (_text(row, "question"),), (answer,), kept, reasoning)
 
 
 def _hssbench(row: Mapping[str, Any], number: int) -> Item:
     options = row.get("options") or []
     if isinstance(options, Mapping):
-        labelled = {str(key): str(value) for key, value in options.items()}
+        labelled = {str(key): _text(options, key) for key in options}
     else:
-        labelled = dict(zip("ABCDE", (re.sub(r"^[A-E][.:)]\s*", "", str(option)) for option in options)))
-    correct = str(row["correct_answer"]).strip()
+        texts = _texts(row, "options") if options else []
+        labelled = dict(zip("ABCDE", (re.sub(r"^[A-E][.:)]\s*", "", text) for text in texts)))
+    correct = _text(row, "correct_answer").strip()
     answer = labelled.get(correct[:1], correct) if labelled else correct
     return Item(
-        f"hssbench-{row.get('id', number)}",
-        (str(row["question"]),),
+        f"hssbench-{_name(row.get('id'), f'{number:05d}')}",
+        (_text(row, "question"),),
         (answer,),
         tuple(labelled.values()),
         needs_picture=bool(row.get("pic_path")),
@@ -162,19 +230,22 @@ def _hssbench(row: Mapping[str, Any], number: int) -> Item:
 
 
 def _mt_bench(row: Mapping[str, Any], number: int) -> Item:
-    questions = tuple(str(turn) for turn in row["turns"])
-    known = [str(answer) for answer in row.get("reference") or ()]
+    questions = tuple(_texts(row, "turns"))
+    reference = row.get("reference") or []
+    if not isinstance(reference, list | tuple):
+        raise InputError(f"reference is {repr(reference)[:60]}, expected a list of texts")
+    known = [_optional({"reference": answer}, "reference") for answer in reference]
     answers = tuple((known + [""] * len(questions))[: len(questions)])
-    return Item(f"mt-bench-{row.get('question_id', number)}", questions, answers)
+    return Item(f"mt-bench-{_name(row.get('question_id'), f'{number:05d}')}", questions, answers)
 
 
 def _plain(row: Mapping[str, Any], number: int) -> Item:
-    name = re.sub(r"[^\w.-]+", "-", str(row.get("id", f"q{number:05d}"))).strip("-.") or f"q{number:05d}"
+    name = _name(row.get("id"), f"q{number:05d}")
     if "turns" in row:
-        pairs = [(str(turn["question"]), str(turn.get("answer", ""))) for turn in row["turns"]]
+        pairs = [(_text(turn, "question"), _optional(turn, "answer")) for turn in row["turns"]]
         return Item(name, tuple(q for q, _ in pairs), tuple(a for _, a in pairs))
-    options = tuple(str(option) for option in row.get("options") or ())
-    return Item(name, (str(row["question"]),), (str(row.get("answer", "")),), options)
+    options = tuple(_texts(row, "options")) if row.get("options") else ()
+    return Item(name, (_text(row, "question"),), (_optional(row, "answer"),), options)
 
 
 READERS = {

@@ -120,17 +120,22 @@ def rewriting(item: Item, limits: Limits) -> list[dict[str, str]]:
 
 
 def parse_lines(text: str, limits: Limits) -> list[Line]:
-    """The dialogue in a model's answer.
+    """The dialogue in a model's answer; a line without a speaker continues the turn before it.
 
     Raises:
         Refused: turns that do not alternate from B, fewer than two of them, or a turn that is too long.
     """
+    # Some models leave out the mark at which their thinking begins.
     text = re.sub(r"<(think|thinking)>.*?(?:</\1>|\Z)", "", text, flags=re.DOTALL)
-    lines = []
+    text = re.split(r"</think(?:ing)?>", text)[-1]
+    turns: list[tuple[str, list[str]]] = []
     for part in text.splitlines():
-        match = re.match(r"\s*[*_]*([AB])[*_]*\s*:[*_]*\s*(.+)", part)
+        match = re.match(r"\s*[*_]*([AB])[*_]*\s*:[*_]*\s*(.*)", part)
         if match:
-            lines.append(Line(match[1], _said(match[2], limits.question + limits.answer)))
+            turns.append((match[1], [match[2]]))
+        elif turns and part.strip() and not re.fullmatch(r"\W*", part):
+            turns[-1][1].append(part.strip())
+    lines = [Line(who, _said(" ".join(said), limits.question + limits.answer)) for who, said in turns]
     if len(lines) < 2 or any(line.speaker != "BA"[i % 2] for i, line in enumerate(lines)):
         raise Refused("rewriting")
     return lines if lines[-1].speaker == "A" else lines[:-1]

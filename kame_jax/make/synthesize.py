@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ import numpy as np
 from kame_jax.codec.audio import write_audio
 from kame_jax.data.words import CHANNELS, Word, words_to_json
 from kame_jax.errors import InputError
-from kame_jax.llm import LLMError
-from kame_jax.make.answers import Answers, Progress, Stopped
+from kame_jax.files import read_json, write_json
+from kame_jax.make.answers import Answers
+from kame_jax.make.job import Job, Outcome, Progress, Shard, settle
 from kame_jax.make.origin import MANIFEST
 from kame_jax.make.questions import Item, read_items
 from kame_jax.make.rewrite import Limits, Line, Refused, parse_lines, rewriting, template_lines
-from kame_jax.make.settings import changed_settings, write_json
-from kame_jax.make.speech import RATE, Engine, Speech, SpeechError
+from kame_jax.make.speech import RATE, Engine, Speech
 
 SETTINGS = "synthesize_settings.json"
 AT_ONCE = 32
@@ -72,19 +72,11 @@ class Recipe:
 
 
 @dataclass
-class Report:
+class SpokenItems(Outcome):
     """What became of the items."""
 
-    made: int = 0
-    kept: int = 0
-    """Dialogues that were there already."""
-    seconds: float = 0.0
-    """Of the dialogues made."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Items that cannot be spoken, by reason (`data.rewrite.REASONS`)."""
-    problems: list[str] = field(default_factory=list)
-    """One line for each row or dialogue at which something went wrong."""
-    stopped: str | None = None
+    """Items that cannot be spoken, by reason (`make.rewrite.REASONS`)."""
 
 
 def lay_out(
@@ -133,21 +125,21 @@ async def synthesize(
     form: str | None = None,
     answers: Answers | None = None,
     limit: int | None = None,
-    shard: tuple[int, int] = (0, 1),
+    shard: Shard = (0, 1),
     progress: Progress = lambda done, total, text: None,
     say: Callable[[str], None] = lambda line: None,
-) -> Report:
+) -> SpokenItems:
     """Makes the dialogues of a question set that are not there yet; each appears complete or not at all.
 
     Args:
-        source, form: see `data.questions.read_items`.
-        out: folder of dialogues, in the layout that `data.dialogue` reads.
+        source, form: see `make.questions.read_items`.
+        out: folder of dialogues, in the layout that `data.dialogue` reads. It may hold those of other sets.
         engine: who speaks.
         recipe: voices, limits, timing and seed.
         answers: a language model that words the dialogues; None uses templates.
         limit: most items of this process.
-        shard: (i, n) takes every n-th item.
-        progress, say: see `data.tokens.tokenize`.
+        shard: which items.
+        progress, say: see `make.job.Job`.
 
     Raises:
         InputError: the source cannot be read, or `out` holds dialogues that were made otherwise.
@@ -158,98 +150,121 @@ async def synthesize(
         "speech": engine.describe(),
         "wording": answers.config.model if answers else "templates",
     }
-    _settle(out, description)
-    report = Report()
-    items = itertools.islice(
-        (item for i, item in enumerate(read_items(source, form)) if i % shard[1] == shard[0]), limit
+    items = list(
+        itertools.islice(itertools.islice(read_items(source, form), shard[0], None, shard[1]), limit)
     )
-    seen: set[str] = set()
-    done = 0
-    while group := list(itertools.islice(items, AT_ONCE)):
-        worded = await asyncio.gather(
-            *(_word(item, answers, recipe, out, report) for item in group), return_exceptions=True
-        )
-        for item, lines in zip(group, worded):
-            done += 1
-            if isinstance(item, InputError) or item.id in seen:
-                line = (
-                    str(item)
-                    if isinstance(item, InputError)
-                    else f"item {item.id}: there are several of this name"
-                )
-                report.problems.append(line)
-                say(line)
+    out.mkdir(parents=True, exist_ok=True)
+    complaint = f"{out}: its dialogues were made otherwise; give a new folder, or remove it first"
+    settle(out / SETTINGS, description, complaint)
+    outcome = SpokenItems()
+    job = Job(outcome, len(items), progress=progress, say=say)
+    taken: dict[str, str] = {}
+    for at in range(0, len(items), AT_ONCE):
+        group = []
+        for item in items[at : at + AT_ONCE]:
+            if isinstance(item, InputError):
+                job.complain(str(item))
+                job.advance()
                 continue
-            seen.add(item.id)
-            try:
-                if isinstance(lines, BaseException):
-                    raise lines
-                if lines is None:
-                    report.kept += 1
-                    continue
-                report.seconds += await asyncio.to_thread(_make, item, source, lines, out, engine, recipe)
-                report.made += 1
-            except Refused as reason:
-                report.refused[str(reason)] += 1
-            except Stopped as error:
-                report.stopped = str(error)
-            except (SpeechError, LLMError) as error:
-                report.problems.append(f"dialogue {item.id}: {error}")
-                say(report.problems[-1])
-        text = f"{sum(report.refused.values())} refused"
-        progress(done, limit or done, f"{text}, {answers.status.text(0, 0)}" if answers else text)
-        if report.stopped:
+            name, there = _place(out, item, source, taken)
+            if name in taken:
+                job.note(name, "stands twice in the set, made once")
+                job.advance()
+                continue
+            taken[name] = item.digest
+            group.append((item, name, there))
+        worded = await asyncio.gather(
+            *(_word(item, answers, recipe) for item, _, there in group if not there), return_exceptions=True
+        )
+        lines = iter(worded)
+        for item, name, there in group:
+            with job.guard(name):
+                if there:
+                    outcome.kept += 1
+                else:
+                    outcome.seconds += await _spoken(
+                        item, name, source, next(lines), out, engine, recipe, outcome
+                    )
+            text = f"{sum(outcome.refused.values())} refused"
+            job.advance(text=f"{text}, {answers.status.text(0, 0)}" if answers else text)
+        if outcome.stopped:
             break
-    _write_manifest(out, description, report)
-    return report
+    _write_manifest(out, description, outcome)
+    return outcome
 
 
-async def _word(
-    item: Item | InputError, answers: Answers | None, recipe: Recipe, out: Path, report: Report
-) -> list[Line] | None:
-    """The lines of an item; None when its dialogue is there already."""
-    if isinstance(item, InputError) or _is_there(out, item.id):
-        return None
+def _place(out: Path, item: Item, source: str, taken: Mapping[str, str]) -> tuple[str, bool]:
+    """The name of an item's dialogue, and whether that is there already.
+
+    Row numbers name items of more than one set: where a name belongs to another item, this one's has its digest behind.
+    A dialogue of the same set whose row has changed is made anew.
+
+    Args:
+        out, item, source: as in `synthesize`.
+        taken: names that items of this set have already, and the digests of those items.
+    """
+    name = item.id
+    for name in (item.id, f"{item.id}-{item.digest[:8]}"):
+        if name in taken:
+            if taken[name] == item.digest:
+                break
+            continue
+        file = out / "origin" / f"{name}.json"
+        origin = read_json(file) if file.is_file() else {"source": source}
+        if source == origin.get("source") or item.digest == origin.get("digest"):
+            return name, item.digest == origin.get("digest")
+    return name, False
+
+
+async def _word(item: Item, answers: Answers | None, recipe: Recipe) -> list[Line]:
+    """The lines of an item."""
     if answers is None:
         return template_lines(item, recipe.limits, recipe.seed)
     return parse_lines(await answers.ask(rewriting(item, recipe.limits), whole=True), recipe.limits)
 
 
-def _is_there(out: Path, name: str) -> bool:
-    """Whether a dialogue is complete: its origin is written last."""
-    return (out / "origin" / f"{name}.json").is_file()
+async def _spoken(
+    item: Item,
+    name: str,
+    source: str,
+    lines: list[Line] | BaseException,
+    out: Path,
+    engine: Engine,
+    recipe: Recipe,
+    outcome: SpokenItems,
+) -> float:
+    """Speaks the lines of an item, or counts why there are none; returns the seconds of sound."""
+    try:
+        if isinstance(lines, BaseException):
+            raise lines
+        seconds = await asyncio.to_thread(_make, item, name, source, lines, out, engine, recipe)
+    except Refused as reason:
+        outcome.refused[str(reason)] += 1
+        return 0.0
+    outcome.made += 1
+    return seconds
 
 
-def _make(item: Item, source: str, lines: Sequence[Line], out: Path, engine: Engine, recipe: Recipe) -> float:
-    """Speaks and writes one dialogue; returns its seconds."""
-    audio, words = lay_out(lines, item.id, engine, recipe)
+def _make(
+    item: Item, name: str, source: str, lines: Sequence[Line], out: Path, engine: Engine, recipe: Recipe
+) -> float:
+    """Speaks and writes one dialogue; returns its seconds. Its origin is written last: it says that all is there."""
+    audio, words = lay_out(lines, name, engine, recipe)
     for folder in ("audio", "text", "origin"):
         (out / folder).mkdir(exist_ok=True)
-    write_audio(out / "audio" / f"{item.id}.wav", audio, RATE)
-    write_json(out / "text" / f"{item.id}.json", words_to_json(words))
-    origin = {"source": source, "item": item.id, "lines": [dataclasses.asdict(line) for line in lines]}
-    write_json(out / "origin" / f"{item.id}.json", origin)
+    write_audio(out / "audio" / f"{name}.wav", audio, RATE)
+    write_json(out / "text" / f"{name}.json", words_to_json(words))
+    said = [dataclasses.asdict(line) for line in lines]
+    origin = {"source": source, "item": item.id, "digest": item.digest, "lines": said}
+    write_json(out / "origin" / f"{name}.json", origin)
     return len(audio) / RATE
 
 
-def _settle(out: Path, description: dict[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / SETTINGS
-    if not file.is_file():
-        write_json(file, description)
-        return
-    if old := changed_settings(file, description):
-        raise InputError(
-            f"{out}: its dialogues were made otherwise; give a new folder, or remove it first",
-            [f"{name}: {value} there, {description[name]} here" for name, value in old.items()],
-        )
-
-
-def _write_manifest(out: Path, description: dict[str, Any], report: Report) -> None:
+def _write_manifest(out: Path, description: dict[str, Any], outcome: SpokenItems) -> None:
     """All that went into the folder so far, by whichever process."""
     by_source: dict[str, list[str]] = {}
     for path in sorted((out / "origin").glob("*.json")):
-        origin = json.loads(path.read_text(encoding="utf-8"))
+        origin = read_json(path)
         by_source.setdefault(origin["source"], []).append(origin["item"])
     sources = {
         source: {
@@ -259,4 +274,4 @@ def _write_manifest(out: Path, description: dict[str, Any], report: Report) -> N
         }
         for source, items in by_source.items()
     }
-    write_json(out / MANIFEST, description | {"refused": dict(report.refused), "sources": sources})
+    write_json(out / MANIFEST, description | {"refused": dict(outcome.refused), "sources": sources})

@@ -12,7 +12,7 @@ from kame_jax.errors import InputError
 from kame_jax.llm import LLMError
 from kame_jax.make import answers as answers_module
 from kame_jax.make.answers import Answers, Stopped
-from kame_jax.make.oracles import Job, make_oracles
+from kame_jax.make.oracles import OracleRecipe, make_oracles
 from kame_jax.make.rules import PRESETS
 from tests.llm.server import Server, Turn
 
@@ -35,7 +35,7 @@ def dialogues(tmp_path):
 
 
 def make(folder, strategy="hint", answers=None, **options):
-    job = Job(strategy, options.pop("rules", RULES), **options.pop("job", {}))
+    job = OracleRecipe(strategy, options.pop("rules", RULES), **options.pop("job", {}))
     return asyncio.run(make_oracles(folder, job, answers=answers, **options))
 
 
@@ -50,7 +50,7 @@ def config(server, **changes):
 def asked(folder, server, **changes):
     async def run():
         async with Answers(config(server, **changes), folder / "cache") as answers:
-            return await make_oracles(folder, Job("llm", RULES), answers=answers), answers.status
+            return await make_oracles(folder, OracleRecipe("llm", RULES), answers=answers), answers.status
 
     return asyncio.run(run())
 

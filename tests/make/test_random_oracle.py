@@ -14,7 +14,7 @@ from kame_jax.data.cutting import Cut, make_samples
 from kame_jax.data.events import FIELDS, UNSAID, build_events
 from kame_jax.data.parquet import read_parquet, write_parquet
 from kame_jax.demo.dialogues import TOKENIZER
-from kame_jax.make.oracles import Job, make_oracles
+from kame_jax.make.oracles import OracleRecipe, make_oracles
 from kame_jax.make.rules import PRESETS
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.oracle.text import load_tokenizer
@@ -44,7 +44,7 @@ def test_files_equal_the_references_byte_for_byte(tmp_path, tokenizer):
     (tmp_path / "text").mkdir()
     for name, words in MADE["texts"].items():
         (tmp_path / "text" / f"{name}.json").write_text(json.dumps(words))
-    job = Job("random", PRESETS["reference"], seed=MADE["seed"])
+    job = OracleRecipe("random", PRESETS["reference"], seed=MADE["seed"])
     report = asyncio.run(make_oracles(tmp_path, job, tokens=tokenizer.encode))
     assert report.made == len(MADE["texts"])
     hints = 0

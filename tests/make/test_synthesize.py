@@ -192,10 +192,10 @@ def test_dialogues_are_complete_resumed_and_counted(tmp_path):
     report = make(source, out)
     assert (report.made, dict(report.refused)) == (2, {"picture": 1})
     assert [line.split(": ")[0] for line in report.problems] == [
-        "item my-own-id",
         "set.jsonl, row 5",
         "dialogue q00006",
     ]
+    assert report.notes == ["dialogue my-own-id: stands twice in the set, made once"]
     assert dialogue_ids(out) == ["gsm8k-00002", "my-own-id"]
     dialogue = read_dialogue(out, "my-own-id")
     assert read_stereo(dialogue).shape[0] == 2
@@ -213,6 +213,85 @@ def test_dialogues_are_complete_resumed_and_counted(tmp_path):
     for i in range(2):
         make(source, tmp_path / "shards", shard=(i, 2))
     assert {p.name: p.read_bytes() for p in (tmp_path / "shards" / "text").iterdir()} == whole
+
+
+def test_a_second_set_with_the_same_row_numbers_is_made_beside_the_first(tmp_path):
+    first = write(tmp_path / "first.jsonl", [{"question": "What is red?", "answer": "a rose"}])
+    second = write(tmp_path / "second.jsonl", [{"question": "What is blue?", "answer": "the sky"}])
+    out = tmp_path / "out"
+    assert [make(source, out).made for source in (first, second)] == [1, 1]
+    assert [make(source, out).kept for source in (first, second)] == [1, 1]
+    origins = [json.loads(path.read_text()) for path in sorted((out / "origin").iterdir())]
+    assert sorted(origin["lines"][1]["text"].split()[-1] for origin in origins) == ["rose.", "sky."]
+    assert len(dialogue_ids(out)) == 2
+    write(tmp_path / "first.jsonl", [{"question": "What is red?", "answer": "a fire"}])
+    assert (make(first, out).made, make(second, out).kept) == (1, 1)
+    assert len(dialogue_ids(out)) == 2
+
+
+BAD_ROWS = [
+    ({"question": None, "answer": "x"}, "question is None, expected text"),
+    ({"question": float("nan"), "answer": "x"}, "question is nan, expected text"),
+    ({"question": " ", "answer": "x"}, "question is empty"),
+    ({"question": ["a"], "answer": "x"}, "question is ['a'], expected text"),
+    ({"question": True, "answer": "x"}, "question is True, expected text"),
+    ({"turns": []}, "has no question"),
+    ({"turns": ["text"]}, "string indices"),
+    ({"turns": 5}, "not iterable"),
+    ({"question": "why", "answer": "y", "options": "abc"}, "options is 'abc', expected a list"),
+    ({"question": "why", "answer": "\ud800"}, "half of a surrogate pair"),
+    (5, "expected an object, got '5'"),
+    ({"answer_index": 9, "options": ["a", "b"], "question": "why"}, "answer_index is 9, expected 0 to 1"),
+    ({"question_id": 1, "category": "x", "turns": ["a"], "reference": "abc"}, "reference is 'abc'"),
+]
+
+
+def test_a_bad_row_is_one_line_and_the_others_are_made(tmp_path):
+    good = {"question": "What is red?", "answer": "a rose"}
+    rows = [row for row, _ in BAD_ROWS]
+    source = write(tmp_path / "set.jsonl", [*rows, good, {"question": "What is two?", "answer": 2}])
+    report = make(source, tmp_path / "out")
+    assert report.made == 2
+    assert len(report.problems) == len(rows)
+    for number, (line, (_, expected)) in enumerate(zip(report.problems, BAD_ROWS), 1):
+        assert line.startswith(f"set.jsonl, row {number}: ")
+        assert expected in line
+    # An answer that is missing is no answer; it is not spoken as "None".
+    assert dict(report.refused) == {}
+    absent = write(tmp_path / "absent.jsonl", [{"question": "why", "answer": None}, {"question": "why"}])
+    assert dict(make(absent, tmp_path / "absent").refused) == {"no answer": 2}
+
+
+def test_names_of_items_are_names_of_files(tmp_path):
+    ids = ["a/b", "../../etc/passwd", "x" * 300, "y" * 300, "...", "日" * 100, 7, None]
+    rows = [{"id": name, "question": "What is red?", "answer": "a rose"} for name in ids]
+    found = [item.id for item in read_items(write(tmp_path / "set.jsonl", rows))]
+    assert len(set(found)) == len(ids)
+    assert found[0] == "a-b"
+    assert found[6:] == ["7", "q00008"]
+    assert all("/" not in name and not name.startswith(".") and len(name.encode()) <= 80 for name in found)
+
+
+def test_only_utf8_is_read_with_or_without_a_byte_order_mark(tmp_path):
+    row = '{"question": "Où est-ce?", "answer": "ici"}\n'
+    (tmp_path / "marked.jsonl").write_bytes(b"\xef\xbb\xbf" + row.encode())
+    assert [item.questions for item in read_items(str(tmp_path / "marked.jsonl"))] == [("Où est-ce?",)]
+    (tmp_path / "latin.jsonl").write_bytes(row.encode("latin-1"))
+    with pytest.raises(InputError, match=r"is not UTF-8 text \(byte 15\)"):
+        list(read_items(str(tmp_path / "latin.jsonl")))
+    (tmp_path / "scalar.json").write_text("5")
+    with pytest.raises(InputError, match="expected a list of rows"):
+        list(read_items(str(tmp_path / "scalar.json")))
+
+
+def test_a_turn_has_all_its_lines_and_thinking_without_a_beginning_is_cut():
+    text = "B: What colour is the sky?\nOn a clear day, I mean.\n\nA: It is blue.\nThat is because air scatters it."
+    assert [line.text for line in parse_lines(text, Limits())] == [
+        "What colour is the sky. On a clear day, I mean.",
+        "It is blue. That is because air scatters it.",
+    ]
+    draft = "Draft:\nB: What is it?\nA: Maybe red? No.\n</think>\nB: What colour is the sky?\nA: It is blue."
+    assert [line.text for line in parse_lines(draft, Limits())] == ["What colour is the sky.", "It is blue."]
 
 
 def test_a_model_words_the_dialogues(tmp_path):
