@@ -24,7 +24,7 @@ def plot_metrics(lines: Sequence[Line], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 1, sharex=True)
     for panel, kind in zip(panels, ("loss", "accuracy"), strict=True):
@@ -37,7 +37,7 @@ def plot_metrics(lines: Sequence[Line], path: Path) -> None:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
         if panel.lines:
-            panel.legend(loc="best", frameon=False, fontsize=9)
+            panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     panels[0].set_ylabel("cross-entropy (nats per token)")
     panels[0].set_ylim(bottom=0)
     panels[1].set_ylabel("accuracy (share of tokens)")
