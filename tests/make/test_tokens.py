@@ -1,6 +1,8 @@
 """Folders of dialogues become folders of records: bad dialogues are said and left out, and nothing is made twice."""
 
 import json
+import math
+import os
 import shutil
 
 import jax
@@ -15,7 +17,8 @@ from kame_jax.config import MimiConfig, QuantizerConfig, SeanetConfig, Transform
 from kame_jax.data.records import load_record
 from kame_jax.data.words import Word, words_to_json
 from kame_jax.demo.dialogues import TOKENIZER
-from kame_jax.errors import InputError
+from kame_jax.errors import InputError, WorkError
+from kame_jax.make import tokens
 from kame_jax.make.encoding import batch_encoder, fingerprint
 from kame_jax.make.rules import PRESETS
 from kame_jax.make.tokens import SETTINGS, Settings, tokenize
@@ -77,6 +80,36 @@ BAD = {
         "0 <= start <= end: 'now' (A, 2.5 to 2.4 s)",
     ),
     "beyond": ({"words": [*TEXT, Word("A", "later", 9.0, 9.4)]}, "begin behind the audio of 3.00 s: 'later'"),
+    "half_pair": ({"words": json.dumps(words_to_json([*TEXT, Word("A", "\ud800", 2.0, 2.1)]))}, "surrogate"),
+    "many_digits": ({"words": f'[{{"start": {"1" * 5000}}}]'}, "text/many_digits.json: not valid JSON"),
+    "deep": ({"words": "[" * 100_000}, "text/deep.json: not valid JSON"),
+    "no_word": ({"words": '[{"speaker": "A", "word": null, "start": 0, "end": 1}]'}, "expected text for"),
+    "no_number": ({"words": '[{"speaker": "A", "word": "x", "start": true, "end": 1}]'}, "word 0: "),
+    "no_object": ({"words": "[3]"}, "word 0: 3: expected speaker, word, start and end in seconds"),
+    "endless": ({"words": [Word("B", "x", 0.1, math.inf), *TEXT]}, "word 0: "),
+    "not_a_number": ({"words": [Word("B", "x", math.nan, 0.2), *TEXT]}, "word 0: "),
+    "huge": ({"words": f'[{{"speaker": "A", "word": "x", "start": 0, "end": {"9" * 4000}}}]'}, "word 0: "),
+    "milliseconds": (
+        {"words": [Word(w.speaker, w.word, w.start * 1000, w.end * 1000) for w in TEXT]},
+        "words last 350 s at the median: are these milliseconds? expected seconds",
+    ),
+    "clock": (
+        {"words": [Word(w.speaker, w.word, w.start + 1.7e9, w.end + 1.7e9) for w in TEXT]},
+        "word 0: 'where' begins at 1.7e+09, expected seconds from the beginning of the recording",
+    ),
+    "endless_channel": (
+        {"oracle": '[{"channel": Infinity, "timestamp_ms": 5, "hint": "x"}]'},
+        "oracle record 0: channel inf, expected 0 or 1",
+    ),
+    "third_channel": (
+        {"oracle": [{"channel": 2, "timestamp_ms": 5, "hint": "x"}]},
+        "oracle record 0: channel 2, expected 0 or 1",
+    ),
+    "huge_event": (
+        {"oracle": f'[{{"timestamp_ms": {"9" * 400}, "hint": "x"}}]'},
+        "oracle record 0: timestamp_ms 999",
+    ),
+    "event_in_words": ({"oracle": [{"timestamp_ms": 5, "hint": ["x"]}]}, "hint ['x'], expected text"),
     "bad_event": ({"oracle": [{"timestamp_ms": "soon"}]}, "oracle record 0: timestamp_ms 'soon'"),
     "bad_choice": ({"oracle": [{"timestamp_ms": 5, "hint": "x", "use_hint": 3}]}, "use_hint 3"),
 }
@@ -101,6 +134,62 @@ def test_each_bad_dialogue_is_one_line_with_its_name_and_the_others_are_made(tmp
     for name, (_, expected) in BAD.items():
         assert expected in lines[name], lines[name]
     assert len(load_record(tmp_path / "out" / "whole.npz").events["A"]) == 1
+
+
+def test_what_is_no_file_or_has_no_usable_name_is_one_line(tmp_path):
+    folder = tmp_path / "in"
+    for name in (
+        "good",
+        "n" * 240,
+        "sound_is_a_folder",
+        "sound_is_a_pipe",
+        "text_is_a_pipe",
+        "oracle_is_a_folder",
+    ):
+        write(folder, name)
+    for place in ("audio/sound_is_a_folder.wav", "audio/sound_is_a_pipe.wav", "text/text_is_a_pipe.json"):
+        (folder / place).unlink()
+    (folder / "audio" / "sound_is_a_folder.wav").mkdir()
+    os.mkfifo(folder / "audio" / "sound_is_a_pipe.wav")
+    os.mkfifo(folder / "text" / "text_is_a_pipe.json")
+    (folder / "oracle_raw" / "oracle_is_a_folder.json").mkdir()
+    for name in (".hidden", "two\nlines", "\udcff"):
+        (folder / "text" / f"{name}.json").write_text("[]")
+    for left in ("text/._good.json", "audio/._good.wav", "text/.DS_Store", "audio/.DS_Store"):
+        (folder / left).write_text("left by macOS")
+    report = run(folder, tmp_path / "out")
+    assert report.made == 2
+    lines = sorted(line.removeprefix("dialogue ") for line in report.problems)
+    expected = [
+        ".hidden: its name begins with a dot",
+        "oracle_is_a_folder: oracle_raw/oracle_is_a_folder.json: is a folder",
+        "sound_is_a_folder: ",
+        "sound_is_a_pipe: ",
+        "text_is_a_pipe: text/text_is_a_pipe.json: is a named pipe",
+        "two lines: its name holds a character that cannot be printed",
+        "\udcff: its name holds a character that cannot be printed",
+    ]
+    assert [line.startswith(start) for line, start in zip(lines, expected, strict=True)] == [True] * 7
+    assert ["is a folder" in lines[2], "is a named pipe" in lines[3]] == [True, True]
+
+
+def test_an_error_that_nobody_expected_names_its_dialogue_and_a_full_disk_ends_the_job(tmp_path, monkeypatch):
+    for name in "ab":
+        write(tmp_path / "in", name)
+    real = tokens.check_dialogue
+    calls = iter(range(9))
+    monkeypatch.setattr(
+        tokens, "check_dialogue", lambda *a, **k: 1 / 0 if next(calls) == 0 else real(*a, **k)
+    )
+    report = run(tmp_path / "in", tmp_path / "out", threads=1)
+    assert (report.problems, report.made) == (["dialogue a: ZeroDivisionError: division by zero"], 1)
+
+    def full(*parts, **arrays):
+        raise WorkError("disk full")
+
+    monkeypatch.setattr(tokens, "save_record", full)
+    with pytest.raises(WorkError, match="disk full"):
+        run(tmp_path / "in", tmp_path / "out")
 
 
 def test_what_can_be_mended_is_mended_and_said(tmp_path):
