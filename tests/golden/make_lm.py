@@ -105,9 +105,12 @@ def stream(
     *,
     oracle: torch.Tensor | None = None,
     condition=None,
+    guidance: float = 1.0,
     pauses: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Greedy `LMGen` on random user codes; `oracle [steps, batch]` is what each step reads.
+
+    Guided, `condition` has the rows of the batch twice: given, and null.
 
     With `pauses`, rows stop and start over at random, each on its own, and the outputs of rows that have nothing to
     say are -2 (`support_out_of_sync`). Otherwise warm-up steps have -2 rows here where the reference returns None.
@@ -124,6 +127,7 @@ def stream(
         model,
         use_sampling=False,
         condition_tensors=condition,
+        cfg_coef=guidance,
         support_out_of_sync=pauses,
         on_text_logits_hook=lambda logits: text_logits.append(logits[:, 0, 0].clone()),
     )
@@ -313,6 +317,10 @@ def make_dev_2b() -> None:
     rows = [{"description": "good", "speaker": "someone"}, {"description": "bad", "speaker": None}]
     forward("dev_2b", model, 20, 31, conditions(model, rows))
     save_stream("dev_2b", "stream", model, 60, 2, 32, condition=conditions(model, rows))
+    null = [{"description": "fair", "speaker": "another"}, {"description": None, "speaker": None}]
+    idle = torch.full((40, 2), model.text_padding_token_id)
+    both = conditions(model, rows + null)
+    save_stream("dev_2b", "guided", model, 40, 2, 33, oracle=idle, condition=both, guidance=2.5)
 
 
 @torch.no_grad()

@@ -61,10 +61,14 @@ class OracleLM(LMModel):
 
 
 class OracleGen(LMGen):
-    """`LMGen` that is told each row's oracle token of every step (None: a model without an oracle)."""
+    """`LMGen` that is told each row's oracle token of every step (None: a model without an oracle).
+
+    With guidance both halves read it, as in KAME.
+    """
 
     def step_with_oracle(self, user: torch.Tensor, oracle: torch.Tensor | None, extra_heads: bool = False):
-        self.lm_model.oracle_row = None if oracle is None else oracle[:, None]
+        halves = 1 if self.cfg_coef == 1.0 else 2
+        self.lm_model.oracle_row = None if oracle is None else oracle[:, None].repeat(halves, 1)
         try:
             return self.step_with_extra_heads(user) if extra_heads else self.step(user)
         finally:
