@@ -1,7 +1,7 @@
 """Streaming: the jitted frame step, its state and its sampling."""
 
 from kame_jax.decode.sampling import Sampling, greedy, sample, sampling
-from kame_jax.decode.step import DecodeState, FrameOutput, frame_step, init_state, reset
+from kame_jax.decode.step import DecodeState, FrameOutput, frame_step, init_state
 
 __all__ = [
     "DecodeState",
@@ -10,7 +10,6 @@ __all__ = [
     "frame_step",
     "greedy",
     "init_state",
-    "reset",
     "sample",
     "sampling",
 ]

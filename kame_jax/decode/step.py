@@ -85,20 +85,6 @@ def init_state(
     return DecodeState(ring, jnp.zeros(batch, jnp.int32), caches, keys.copy())
 
 
-def reset(state: DecodeState, rows: jax.Array, keys: jax.Array) -> DecodeState:
-    """Starts new conversations in the rows where `rows` (bool `[batch]`) is true, with their new `keys`.
-
-    The token ring is cleared and the offset returns to 0; old keys and values become invisible, since what a slot
-    holds is told by its position.
-    """
-    return DecodeState(
-        jnp.where(rows[:, None, None], streams.UNGENERATED_ID, state.ring),
-        jnp.where(rows, 0, state.offset),
-        state.caches,
-        jnp.where(rows, keys, state.keys),
-    )
-
-
 def frame_step(
     model: LM,
     state: DecodeState,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from sentencepiece import SentencePieceProcessor
@@ -19,6 +20,7 @@ from kame_jax.config import (
     TransformerConfig,
 )
 from kame_jax.decode.engine import Engine, EngineOptions
+from kame_jax.decode.slots import put_slot
 from kame_jax.model import LM, tree
 from kame_jax.oracle.text import load_tokenizer
 from tests.golden.read import QUICK
@@ -76,6 +78,16 @@ def filled(module):
 def tokenizer() -> SentencePieceProcessor:
     """The bundled one; its vocabulary is the small model's."""
     return load_tokenizer(TINY / "tokenizer.model")
+
+
+_put_slot = jax.jit(put_slot, static_argnums=3)
+
+
+def started_over(state, rows, fresh):
+    """`state` with the rows where `rows` is true as they are in `fresh`, one by one, as an engine starts its slots."""
+    for row in np.flatnonzero(rows):
+        state = _put_slot(state, jax.tree.map(lambda a, row=row: a[row : row + 1], fresh), row, len(rows))
+    return state
 
 
 def engine(sound: bool = True, lm: LM | None = None, **options) -> Engine:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kame_jax.decode import frame_step, greedy, init_state, reset
+from kame_jax.decode import frame_step, greedy, init_state
 from kame_jax.oracle.schedule import OracleOp, OracleSchedule
+from tests.decode import small
 from tests.golden.read import LM_FILES, QUICK, condition, distance, model, outputs
 from tests.rounding import LOGITS
 
@@ -32,7 +33,7 @@ def run(case: str, golden: dict[str, np.ndarray], batch: int) -> dict[str, np.nd
     user, vectors, settings, frames = golden["user"][:, spread], condition(case), greedy(batch), []
     for t in range(steps):
         if starts[t].any():
-            state = reset(state, jnp.array(starts[t]), keys)
+            state = small.started_over(state, starts[t], init_state(lm.config, batch, keys, jnp.float32))
         row = None if oracle is None else oracle[t]
         state, frame = step()(lm, state, user[t], row, running[t], settings, vectors)
         frames.append(frame)

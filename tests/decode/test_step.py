@@ -10,9 +10,10 @@ from flax import nnx
 
 from kame_jax import streams
 from kame_jax.config import DepthConfig, ModelConfig, TransformerConfig
-from kame_jax.decode import frame_step, greedy, init_state, reset, sample, sampling
+from kame_jax.decode import frame_step, greedy, init_state, sample, sampling
 from kame_jax.model import LM
 from kame_jax.train.state import make_quickly
+from tests.decode import small
 from tests.golden.read import QUICK
 
 FRAMES = 40
@@ -55,7 +56,7 @@ def run(model, user, oracle, settings, running=None, resets=None, seed=0):
     tokens, logits = [], []
     for t in range(user.shape[1]):
         if resets is not None and resets[t].any():
-            state = reset(state, jnp.array(resets[t]), keys)
+            state = small.started_over(state, resets[t], init_state(CONFIG, batch, keys, jnp.float32))
         on = jnp.ones(batch, bool) if running is None else jnp.array(running[t])
         state, out = step()(model, state, jnp.array(user[:, t]), jnp.array(oracle[:, t]), on, settings)
         tokens.append(np.asarray(out.tokens))
