@@ -10,6 +10,7 @@ from kame_jax.assets import TINY
 from kame_jax.cli.main import main
 from kame_jax.demo.dialogues import ROOT, sample_entries
 from tests.compiled import quickly
+from tests.golden.read import LM_FILES, outputs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,9 +110,51 @@ def test_codes_go_in_and_out_with_an_oracle_log(tmp_path, capsys):
     assert soundfile.info(str(tmp_path / "out.wav")).frames == 19 * 1920
 
 
+CONDITIONED = ["--checkpoint", str(LM_FILES / "dev_2b"), "--greedy", "--json"]
+
+
+def test_conditions_and_what_guidance_leads_away_from_give_the_references_frames(tmp_path):
+    golden, out = outputs("dev_2b", "guided"), tmp_path / "out.npz"
+    np.savez(tmp_path / "in.npz", user_audio=golden["user"][:, 0].T)
+    arguments = ["--user", str(tmp_path / "in.npz"), "--out", str(out), "--guidance", "2.5"]
+    for option, pairs in (
+        ("--condition", ("description=good", "speaker=someone")),
+        ("--null-condition", ("description=fair", "speaker=another")),
+    ):
+        for pair in pairs:
+            arguments += [option, pair]
+    assert main(["stream", *CONDITIONED, *arguments]) == 0
+    with np.load(out) as file:
+        said = np.concatenate([file["text"][None], file["audio"]])
+    np.testing.assert_array_equal(said.T, golden["tokens"][-said.shape[1] :, 0])
+    assert said.shape[1] == len(golden["tokens"]) - 2
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ([], "condition 'description' is missing, expected one of bad, fair, good"),
+        (["description=good"], "condition 'speaker' is missing, expected any text"),
+        (["description=best", "speaker="], "condition 'description' is 'best', expected one of bad"),
+        (["description"], "--condition description: expected NAME=VALUE, each name once"),
+        (["speaker=a", "speaker=b"], "--condition speaker=b: expected NAME=VALUE, each name once"),
+    ],
+)
+def test_a_conditioned_model_does_not_stream_without_its_conditions(conditions, message, tmp_path, capsys):
+    np.savez(tmp_path / "in.npz", user_audio=np.zeros((3, 4), int))
+    arguments = ["--user", str(tmp_path / "in.npz"), "--out", str(tmp_path / "out.npz")]
+    for condition in conditions:
+        arguments += ["--condition", condition]
+    assert main(["stream", *CONDITIONED, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.npz").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--condition", "mood=calm"], "condition 'mood' is unknown (the model has none)"),
+        (["--guidance", "nan"], "guidance is nan"),
         (["--user", "nowhere.wav"], "nowhere.wav"),
         (["--text-top-k", "0"], "text_top_k is 0"),
         (["--out", "reply.mp3"], "must end in .wav or .npz"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,21 @@ def add_parser(subparsers: Any) -> None:
     add("--stt", metavar="NAME", help=recogniser)
     add("--log", metavar="FILE", help="write words, questions and oracle changes; --oracle FILE replays them")
     add("--tensor", metavar="N", type=int, default=1, help="devices that share the weights (default: 1)")
-    add("--guidance", type=float, default=1.0, help="of the oracle over none; 1 is no guidance (default)")
+    add(
+        "--condition",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a condition of the model; for a vector, an .npy file; NAME= says that it is not given",
+    )
+    add("--guidance", type=float, default=1.0, help="away from no oracle; 1 is no guidance (default)")
+    add(
+        "--null-condition",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what guidance leads away from, too (default: the same conditions)",
+    )
     add("--int8-weights", action="store_true", help="round the weights to int8")
     add("--int8-cache", action="store_true", help="round the keys and values to int8")
     add("--greedy", action="store_true", help="the most likely tokens instead of sampling")
@@ -133,7 +148,7 @@ def _run(args: argparse.Namespace) -> None:
     if not sound:
         # Codes and token ids need no tokenizer, and a model for them may come without one.
         known = load_tokenizer(args.tokenizer) if args.tokenizer else None
-        emit(args, _codes(args, model, settings, _read_ops(args, known, model)))
+        emit(args, _codes(args, model, settings, _read_ops(args, known, model), mesh))
         return
     tokenizer = load_tokenizer(args.tokenizer or find_tokenizer(args.checkpoint))
     if args.llm == "sample" and not bundled:
@@ -184,6 +199,8 @@ def _bundled_entry(name: str | None) -> SampleEntry:
 def _settings(args: argparse.Namespace) -> Sampling:
     from kame_jax.decode import greedy, sampling
 
+    if not math.isfinite(args.guidance):
+        raise InputError(f"--guidance is {args.guidance}, expected a finite number")
     if args.greedy:
         return greedy(1)
     try:
@@ -206,28 +223,14 @@ def _read_ops(
     return read_oracle_log(args.oracle, tokenizer, model.config.text_card) if args.oracle else []
 
 
-def _oracle_row(
-    args: argparse.Namespace, model: LM, ops: list[OracleOp], steps: int
-) -> tuple[np.ndarray | None, Any]:
-    from kame_jax.oracle import OracleSchedule
-
-    config = model.config
-    if config.oracle == "none":
-        return None, None
-    schedule = OracleSchedule(config.text_card, config.text_padding_id, late=args.late)
-    row, state = schedule.play(ops, steps)
-    return row[None], state
-
-
-def _codes(args: argparse.Namespace, model: LM, settings: Sampling, ops: list[OracleOp]) -> dict[str, Any]:
+def _codes(
+    args: argparse.Namespace, model: LM, settings: Sampling, ops: list[OracleOp], mesh: Mesh | None
+) -> dict[str, Any]:
     """Codes in: exactly the frames that the reference's `LMGen` returns, as codes or as sound."""
-    import jax
-
-    from kame_jax.cli.stream_sound import check_voice, write_codes
+    from kame_jax.cli.stream_sound import check_voice, join, open_engine, write_codes
     from kame_jax.codec.audio import write_audio
     from kame_jax.codec.mimi import prepare
     from kame_jax.codec.recording import decode_recording
-    from kame_jax.decode.offline import generate
     from kame_jax.interop import load_mimi
     from kame_jax.interop.beside import find_codec
 
@@ -238,16 +241,25 @@ def _codes(args: argparse.Namespace, model: LM, settings: Sampling, ops: list[Or
         if user.shape[1] <= model.config.max_delay:
             raise InputError(f"{args.user}: {user.shape[1]} frames are too few for a reply with sound")
         mimi = prepare(load_mimi(args.codec or find_codec(args.checkpoint)), model.config.dep_q)
-    oracle, state = _oracle_row(args, model, ops, user.shape[1])
+    engine = open_engine(args, model, None, None, mesh)
+    progress, said, wanted = reporter(), [], deque(ops)
     started = time.perf_counter()
-    keys = jax.random.key(args.seed)[None]
-    tokens = generate(model, user[None], oracle, settings, keys, progress=reporter())[0]
+    with join(args, engine, settings) as session:
+        for step, codes in enumerate(user.T):
+            while wanted and wanted[0].step <= step:
+                session.change(wanted.popleft())
+            said.append(session.push(codes).tokens)
+            progress(step + 1, user.shape[1])
     wall = time.perf_counter() - started
+    frames = [tokens for tokens in said if tokens is not None]
+    tokens = np.array(frames, np.int32).reshape(len(frames), 1 + model.config.dep_q).T
     if mimi is None:
         write_codes(args.out, tokens)
     else:
         write_audio(args.out, decode_recording(mimi, tokens[None, 1:])[0], mimi.config.sample_rate)
-    return _result(args, tokens.shape[1], wall, state)
+    result = {"output": args.out, "frames": tokens.shape[1], "wall_seconds": round(wall, 2)}
+    counts = session.counts if model.config.oracle != "none" else {}
+    return result | {f"oracle_tokens_{name}": count for name, count in counts.items()}
 
 
 def _user_codes(path: str, model: LM) -> np.ndarray:
@@ -262,11 +274,3 @@ def _user_codes(path: str, model: LM) -> np.ndarray:
     if user.min() < 0 or user.max() > card:
         raise InputError(f"{path}: codes run from {user.min()} to {user.max()}, expected 0 to {card}")
     return user.astype(np.int32)
-
-
-def _result(args: argparse.Namespace, frames: int, wall: float, state: Any) -> dict[str, Any]:
-    result = {"output": args.out, "frames": frames, "wall_seconds": round(wall, 2)}
-    if state is not None:
-        names = ("read", "erased", "late", "overflow")
-        result |= {f"oracle_tokens_{name}": int(getattr(state, name)) for name in names}
-    return result

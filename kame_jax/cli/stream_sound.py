@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
     from sentencepiece import SentencePieceProcessor
 
+    from kame_jax.codec.mimi import Mimi
     from kame_jax.config import TandemConfig
     from kame_jax.decode import Sampling
     from kame_jax.decode.engine import Engine
-    from kame_jax.decode.session import Frame
+    from kame_jax.decode.session import Frame, Session
     from kame_jax.demo.dialogues import SampleEntry
     from kame_jax.model import LM
     from kame_jax.oracle import OracleOp
@@ -57,7 +58,6 @@ def answer_sound(
     """
     from kame_jax.codec.audio import read_audio, write_audio
     from kame_jax.config import TandemConfig
-    from kame_jax.decode.engine import Engine, EngineOptions
     from kame_jax.files import write_text
     from kame_jax.interop import load_mimi
     from kame_jax.interop.beside import find_codec
@@ -77,15 +77,9 @@ def answer_sound(
         raise InputError("a back end must know what the user says: give --transcript FILE or --stt NAME")
     heard = np.pad(audio, (0, -len(audio) % size)).reshape(-1, size)
     log(f"{args.user}: {len(audio) / rate:.2f} s; compiling")
-    options = EngineOptions(
-        int8_weights=args.int8_weights,
-        int8_cache=args.int8_cache,
-        guided=args.guidance != 1.0,
-        late=args.late,
-    )
-    engine = Engine(model, mimi, tokenizer, options, mesh=mesh)
+    engine = open_engine(args, model, mimi, tokenizer, mesh)
     events: list[dict[str, Any]] = []
-    with engine.join(seed=args.seed, settings=settings, guidance=args.guidance) as session:
+    with join(args, engine, settings) as session:
         conversation = Conversation(session, transcript, backend, config, events.append, log)
         tail = Tail(conversation, heard, ops, args.tail)
         recognised = transcript is not None and not isinstance(transcript, TimedTranscript)
@@ -125,6 +119,53 @@ def answer_sound(
     return result | {
         name: round(value, 4) if isinstance(value, float) else value for name, value in report.items()
     }
+
+
+def open_engine(
+    args: argparse.Namespace,
+    model: LM,
+    mimi: Mimi | None,
+    tokenizer: SentencePieceProcessor | None,
+    mesh: Mesh | None,
+) -> Engine:
+    """The engine that the command's options describe.
+
+    Raises:
+        InputError: a condition that is missing or unknown, or options that do not fit.
+    """
+    from kame_jax.decode.engine import Engine, EngineOptions
+
+    options = EngineOptions(
+        int8_weights=args.int8_weights,
+        int8_cache=args.int8_cache,
+        guided=args.guidance != 1.0,
+        late=args.late,
+    )
+    conditions = _conditions("--condition", args.condition, model)
+    return Engine(model, mimi, tokenizer, options, conditions=conditions, mesh=mesh)
+
+
+def join(args: argparse.Namespace, engine: Engine, settings: Sampling) -> Session:
+    """The command's one session."""
+    null = _conditions("--null-condition", args.null_condition, engine) if args.null_condition else None
+    return engine.join(seed=args.seed, settings=settings, guidance=args.guidance, null_conditions=null)
+
+
+def _conditions(option: str, pairs: Sequence[str], of: LM | Engine) -> dict[str, str | np.ndarray | None]:
+    """Conditions as the command line has them; those of a model that has none of the name are left for it to refuse."""
+    vectors = {config.name for config in of.config.conditioners if config.kind == "tensor"}
+    found: dict[str, str | np.ndarray | None] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or name in found:
+            raise InputError(f"{option} {pair}: expected NAME=VALUE, each name once")
+        found[name] = value or None
+        if value and name in vectors:
+            try:
+                found[name] = np.load(value, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise InputError(f"{option} {pair}: cannot be read as an .npy file: {error}") from None
+    return found
 
 
 def check_voice(args: argparse.Namespace, model: LM) -> None:

@@ -187,7 +187,7 @@ class Engine:
         if not free:
             raise InputError(f"all {self.options.slots} session slots are taken")
         if not math.isfinite(guidance):
-            raise ValueError(f"guidance is {guidance}, expected a finite number")
+            raise InputError(f"guidance is {guidance}, expected a finite number")
         if not self.options.guided and (guidance != 1.0 or null_conditions is not None):
             raise InputError("guidance needs an engine opened with guided=True: every row then runs twice")
         given = (self._conditions or {}) if conditions is None else conditions
