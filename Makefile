@@ -1,6 +1,7 @@
 # make demo   the whole story on the bundled dialogues        make test    the tests (not the slow ones)
 # make slow   the slow tests                                  make lint    format, lint and types
 # make servers  tests against real server programs (installs transformers and torch into .venv-servers)
+# make isa    the tests of numbers on one thread, with the instructions of an old CPU (ISA=AVX picks others)
 # make docs   the documentation, into build/docs; links are checked
 # make check  lint and tests                                  make golden  the reference tensors, made anew from PyTorch
 #
@@ -17,6 +18,10 @@ WORKERS ?= auto
 
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+ISA ?= SSE4_2
+# Tests of numbers. Without wide registers and fused products, and on one thread, sums come in another order.
+NUMBERS := tests/model/test_golden.py tests/decode/test_golden.py tests/train/test_golden_loss.py \
+  tests/train/test_evaluation.py tests/train/test_packing.py tests/codec/test_mimi.py
 # A file's tests stay together, so that what a file compiles once is compiled once. Few workers: each holds its own JAX.
 SPREAD := -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
@@ -43,7 +48,7 @@ $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(
 touch $@
 endef
 
-.PHONY: help demo test quick slow servers lint format docs check golden clean
+.PHONY: help demo test quick slow isa servers lint format docs check golden clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +64,10 @@ quick: $(VENV)/.ready-test
 
 slow: $(VENV)/.ready-test
 	@$(PYTEST) -m "slow and not server and not gpu"
+
+isa: $(VENV)/.ready-test
+	@XLA_FLAGS="--xla_cpu_max_isa=$(ISA) --xla_cpu_multi_thread_eigen=false" NPROC=1 \
+	  $(PYTEST) -m "not slow and not gpu" $(SPREAD) $(NUMBERS)
 
 servers: $(VENV)/.ready-test
 	@[ -e .venv-servers/.ready ] || { $(BIN)/python -m venv .venv-servers && \

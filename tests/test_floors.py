@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import environment
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kame_jax"
 
@@ -139,7 +141,17 @@ def test_pytorch_is_not_a_dependency_and_every_other_one_has_both_bounds():
 
 
 def test_make_test_and_ci_agree():
-    assert "make --no-print-directory test" in (ROOT / ".ci/run").read_text()
+    for target in ("lint", "test", "isa"):
+        assert f"make --no-print-directory {target}\n" in (ROOT / ".ci/run").read_text()
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "quick", "slow", "lint", "golden", "check"):
+    for target in ("demo", "test", "quick", "slow", "isa", "lint", "golden", "check"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_flags_of_the_compiler_reach_every_process(monkeypatch):
+    """Or `make isa` would leave out the tests that start processes of their own."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX")
+    flags = environment(devices=8)["XLA_FLAGS"].split()
+    assert flags == ["--xla_cpu_max_isa=AVX", "--xla_force_host_platform_device_count=8"]
+    setting = [path for path in (ROOT / "tests").rglob("*.py") if "XLA_FLAGS" in path.read_text()]
+    assert {name(path) for path in setting} == {"tests/processes.py", "tests/test_floors.py"}
