@@ -3,10 +3,8 @@
 import dataclasses
 import logging
 import math
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ from kame_jax.config import LoRAConfig, config_names, load_codec, load_model
 from kame_jax.model import tree
 from kame_jax.model.layers import Linear
 from kame_jax.sharding import MESH_AXES, jit_on, make_mesh, partition_spec, shardings, traced_mesh
+from tests.processes import environment
 
 MODELS = [name for name in config_names() if name != "mimi"]
 
@@ -121,11 +120,8 @@ def layer_program(mesh=None):
 
 def test_a_layer_of_one_device_is_the_same_program_however_many_devices_the_process_sees():
     code = "import jax; assert len(jax.devices()) == 8; from tests.test_sharding import layer_program as p; print(p())"
-    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    env = os.environ | flags | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    seen = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-    ).stdout
+    command = [sys.executable, "-c", code]
+    seen = subprocess.run(command, env=environment(8), capture_output=True, text=True, check=True).stdout
     assert (
         seen.strip() == layer_program().strip() == layer_program(make_mesh(devices=jax.devices()[:1])).strip()
     )
