@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ from kame_jax.llm.markup import Visible
 
 MAX_LINE = 1 << 20
 """Bytes of a line or an event."""
-LINES_AT_ONCE = 64
+TURN_SECONDS = 2e-3
+"""Of work on an answer, before other work on the event loop gets its turn."""
 MOST_TOKENS = 1 << 53
 DONE = "[DONE]"
 
@@ -50,12 +52,13 @@ class Reply:
                 value = json.loads(data)
             except (ValueError, RecursionError):
                 raise LLMError("malformed", f"expected JSON, got {one_line(data)[:80]}") from None
-            if text := self._shown(self._take(value)):
-                yield text
+            text = self._take(value)
+            if text and (shown := self._shown(text)):
+                yield shown
             if self._visible.ended:
                 break
-        if text := self._shown(None):
-            yield text
+        if shown := self._shown(None):
+            yield shown
         self._check_end()
 
     def _shown(self, text: str | None) -> str:
@@ -158,43 +161,43 @@ def _counts(usage: Any) -> tuple[int, int] | None:
 async def _events(parts: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """The data of server-sent events; of a body without any, the whole body.
 
-    Work grows with the body's length alone, and other work gets its turn between events.
+    Work grows with the body's length alone, and other work gets its turn every few milliseconds.
     """
-    rest, data, other = bytearray(), bytearray(), bytearray()
-    any_event, lines = False, 0
-
-    def line(content: bytes) -> bool:
-        """Takes a line; whether an event is complete."""
-        nonlocal any_event
-        content = content.rstrip(b"\r")
-        if not content:
-            return bool(data)
-        name, _, value = content.partition(b":")
-        if name == b"data":
-            any_event = True
-            data.extend(value.removeprefix(b" ") + b"\n")
-        elif name not in (b"", b"event", b"id", b"retry") and not any_event:
-            other.extend(content + b"\n")
-        if max(len(data), len(other)) > MAX_LINE:
-            raise LLMError("oversized", f"an event of more than {MAX_LINE:,} bytes")
-        return False
-
-    async for part in parts:
-        begin = len(rest)
-        rest += part
-        while (end := rest.find(b"\n", begin)) >= 0:
-            complete = line(bytes(rest[:end]))
-            del rest[: end + 1]
-            begin, lines = 0, lines + 1
-            if complete:
-                yield data.decode("utf-8", "replace").rstrip("\n")
-                data.clear()
-            if complete or not lines % LINES_AT_ONCE:
-                await asyncio.sleep(0)
-        if len(rest) > MAX_LINE:
-            raise LLMError("oversized", f"a line of more than {MAX_LINE:,} bytes")
-    line(bytes(rest))
-    if data:
-        yield data.decode("utf-8", "replace").rstrip("\n")
-    elif not any_event and other.strip():
+    data, other = bytearray(), bytearray()
+    any_event, turn = False, time.perf_counter()
+    async for line in _lines(parts):
+        if not line:
+            event = data.decode("utf-8", "replace").rstrip("\n")
+            data.clear()
+            if event:
+                yield event
+        elif not line.startswith(b":"):
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                any_event = True
+                data += value.removeprefix(b" ") + b"\n"
+            elif name not in (b"event", b"id", b"retry") and not any_event:
+                other += line + b"\n"
+            if max(len(data), len(other)) > MAX_LINE:
+                raise LLMError("oversized", f"an event of more than {MAX_LINE:,} bytes")
+        if time.perf_counter() - turn > TURN_SECONDS:
+            await asyncio.sleep(0)
+            turn = time.perf_counter()
+    if not any_event and other.strip():
         yield other.decode("utf-8", "replace").strip()
+
+
+async def _lines(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The lines of a body without their ends, and an empty one behind the last."""
+    rest = bytearray()
+    async for part in parts:
+        rest += part
+        if len(rest) > MAX_LINE + len(part):
+            raise LLMError("oversized", f"a line of more than {MAX_LINE:,} bytes")
+        if b"\n" in part:
+            *lines, last = bytes(rest).split(b"\n")
+            rest = bytearray(last)
+            for line in lines:
+                yield line.rstrip(b"\r")
+    yield bytes(rest)
+    yield b""

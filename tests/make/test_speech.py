@@ -165,6 +165,7 @@ def test_kyutais_server_speaks_with_its_own_word_times(messages, words):
         if isinstance(words, str):
             with pytest.raises(SpeechError, match=words):
                 engine.speak("It is", "v.wav")
+            engine.close()
             return
         spoken = engine.speak("It is", "v.wav")
         assert len(spoken.audio) == 9600

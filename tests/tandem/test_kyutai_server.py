@@ -143,10 +143,12 @@ def test_a_server_that_lets_nobody_in_or_never_answers_is_counted_and_frames_go_
     monkeypatch.setenv("KYUTAI_API_KEY", "secret-123456")
 
     async def silent(reader, writer):
-        await reader.read(10_000)
-        await asyncio.sleep(0 if server.refuses else 60)
-        writer.write(b"HTTP/1.1 401 no secret-123456\r\ncontent-length: 0\r\n\r\n")
-        writer.close()
+        try:
+            await reader.read(10_000)
+            await asyncio.sleep(0 if server.refuses else 60)
+            writer.write(b"HTTP/1.1 401 no secret-123456\r\ncontent-length: 0\r\n\r\n")
+        finally:
+            writer.close()
 
     class Deaf(Sockets):
         refuses = False
