@@ -1,227 +1,174 @@
 """Text as it can be spoken: no thinking, no markup, no symbols, numbers in words, only periods and commas.
 
-The same for data and for a live back end, so that what is trained is what is served. English; changes are counted.
+The same for data and for a live back end, whole or as it streams in, so that what is trained is what is served.
+English. Every number and sign is spoken by its value; what has no reading is left out, and told in `Spoken.refused`.
+Changes are counted. Time is linear in the text.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
 
-from kame_jax.oracle.numbers import ordinal, spell
+from kame_jax.oracle.numbers import cardinal, ordinal, roman
+from kame_jax.oracle.spoken.cursor import Cursor
+from kame_jax.oracle.spoken.lexer import REASONS, Lexer, More, Refusal
+from kame_jax.oracle.spoken.reading import GLUE, LINE, RESTART, STOP, read
+from kame_jax.oracle.spoken.signs import PAUSE
+from kame_jax.oracle.spoken.units import ABBREVIATIONS, NUMBERED_NAMES, RULERS
 
-KINDS = ("thinking", "markup", "formula", "number", "symbol", "emoji", "punctuation")
+__all__ = ["KINDS", "MAX_CHARS", "REASONS", "Refusal", "Speaker", "Spoken", "speakable"]
+
+KINDS = ("thinking", "markup", "formula", "number", "symbol", "emoji", "punctuation", "refused")
 """What is counted."""
-
-_THINKING = re.compile(
-    r"<(think|thinking|thought|reasoning|reflection)>.*?(?:</\1>|\Z)"
-    r"|<\|channel\|>\s*(?:analysis|commentary).*?(?:(?=<\|channel\|>\s*final)|<\|end\|>|\Z)",
-    re.DOTALL | re.IGNORECASE,
-)
-# A model whose template opened the tag writes only its end.
-_LEFT_OPEN = re.compile(r"\A.*?</(?:think|thinking|thought|reasoning|reflection)>", re.DOTALL | re.IGNORECASE)
-_CONTROL = re.compile(r"<\|[^|<>]*\|>(?:\s*final\b)?|</?[a-zA-Z][^<>]{0,40}>")
-_FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
-_ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+")
-_LINE = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|[-*+•][ \t]+|\|)", re.MULTILINE)
-_RULE = re.compile(r"^[ \t]*(?:[-*_=][ \t]*){3,}$|^\s*\|?[\s:|-]*-{3,}[\s:|-]*$", re.MULTILINE)
-_STRONG = re.compile(r"(\*{1,3}|_{2,3}|~~|`+)(?=\S)(.+?)(?<=\S)\1", re.DOTALL)
-_FORMULA = re.compile(
-    r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\$(?=[^\s\d])[^$\n]*?[\\^_={}][^$\n]*\$", re.DOTALL
-)
-_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
-_COMMAND = re.compile(r"\\[a-zA-Z]+|[{}]")
-_EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d\U0001f000-\U0001faff]+")
-
-_MONEY = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen"}
-_DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
-_NUMBERS = (
-    (re.compile(rf"([$€£¥])\s?({_DIGITS})(?!\w)(\s(?:thousand|million|billion|trillion))?"), "money"),
-    (re.compile(r"\b(\d{1,2}):(\d{2})\b"), "clock"),
-    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE), "ordinal"),
-    (re.compile(rf"(?<![\w.])({_DIGITS})\s?[-–—]\s?({_DIGITS})(?![\w-])"), "range"),
-    (re.compile(rf"(?<![\w.])({_DIGITS})\s?/\s?({_DIGITS})(?![\w/])"), "over"),
-    (re.compile(r"\b(1[1-9]|20)(\d\d)\b(?![,.]?\d|\s?%)"), "year"),
-    (re.compile(rf"(?<![\w.])[-−–](?=(?:{_DIGITS}))"), "minus"),
-    (re.compile(_DIGITS), "number"),
-)
-_SYMBOLS = {
-    "%": " percent ",
-    "&": " and ",
-    "+": " plus ",
-    "=": " equals ",
-    "≈": " about ",
-    "≠": " is not ",
-    "<": " less than ",
-    ">": " greater than ",
-    "≤": " at most ",
-    "≥": " at least ",
-    "×": " times ",
-    "÷": " divided by ",
-    "±": " plus or minus ",
-    "°": " degrees ",
-    "²": " squared ",
-    "³": " cubed ",
-    "√": " the square root of ",
-    "π": " pi ",
-    "@": " at ",
-    "#": " number ",
-    "$": " dollars ",
-    "€": " euros ",
-    "£": " pounds ",
-    "^": " to the power of ",
-    "→": " to ",
-}
-_DEGREES = re.compile(r"°\s?([CF])\b")
-_SHORT = re.compile(r"\b(e\.g\.|i\.e\.|etc\.|vs\.|approx\.|Dr\.|Mr\.|Mrs\.|Ms\.|St\.)", re.IGNORECASE)
-_SHORT_WORDS = {
-    "e.g.": "for example",
-    "i.e.": "that is",
-    "etc.": "and so on",
-    "vs.": "versus",
-    "approx.": "about",
-    "dr.": "Doctor",
-    "mr.": "Mister",
-    "mrs.": "Missus",
-    "ms.": "Miss",
-    "st.": "Saint",
-}
+MAX_CHARS = 20_000
+"""Characters of a text that are read: half an hour of speech."""
+_SLICE = 4096
+"""Characters that are read at once."""
 
 
 @dataclass
 class Spoken:
-    """Text that can be spoken, and how often each kind of thing was changed for it."""
+    """Text that can be spoken, what was left out of it, and how often each kind of thing was changed."""
 
     text: str
     changes: dict[str, int] = field(default_factory=dict)
     """Keys from `KINDS`; kinds that did not occur are missing."""
+    refused: list[Refusal] = field(default_factory=list)
+    """Parts that `text` lacks because they cannot be spoken. Thinking, markup and emoji are no such parts."""
 
 
-def speakable(text: str) -> Spoken:
-    """A whole answer as it can be spoken, on one line; "" when nothing of it can.
+def speakable(text: str, max_chars: int = MAX_CHARS) -> Spoken:
+    """A whole text as it can be spoken, on one line; "" when nothing of it can.
 
     Words, apostrophes and hyphens inside words stay; of punctuation only periods and commas are left. Running it again
-    changes nothing.
+    changes nothing. What exceeds `max_chars` is refused as "long".
     """
-    spoken = Spoken(text)
-    replace = _counting(spoken)
-    replace("thinking", _THINKING, " ")
-    replace("thinking", _LEFT_OPEN, " ")
-    replace("markup", _FENCE, " ")
-    replace("markup", _CONTROL, " ")
-    replace("markup", _LINK, lambda m: m[1])
-    replace("markup", _ADDRESS, " ")
-    replace("markup", _RULE, " ")
-    replace("markup", _LINE, "\n")
-    for _ in range(3):  # bold within italics within code
-        replace("markup", _STRONG, lambda m: m[2])
-    replace("formula", _FORMULA, lambda m: _formula(m[0]))
-    replace("formula", _FRACTION, lambda m: f"{m[1]} over {m[2]}")
-    replace("emoji", _EMOJI, " ")
-    replace("symbol", _SHORT, lambda m: _SHORT_WORDS[m[0].lower()])
-    replace("symbol", _DEGREES, lambda m: " degrees Celsius " if m[1] == "C" else " degrees Fahrenheit ")
-    for pattern, kind in _NUMBERS:
-        replace("number", pattern, _NUMBER_WORDS[kind])
-    for symbol, words in _SYMBOLS.items():
-        replace("symbol", re.compile(re.escape(symbol)), words)
-    _punctuate(spoken, replace)
-    return spoken
+    speaker = Speaker(max_chars)
+    words = [*speaker.push(text), *speaker.finish()]
+    if RESTART in words:
+        words = words[words.index(RESTART) + 1 :]
+    return Spoken(" ".join(words), {kind: n for kind, n in speaker.changes.items() if n}, speaker.refused)
 
 
-Replace = Callable[[str, "re.Pattern[str]", "str | Callable[[re.Match[str]], str]"], None]
+class Speaker:
+    """A text that streams in, to words that can be spoken.
+
+    However it is cut, all words together are those of `speakable` on the whole. A word comes once nothing behind it can
+    change it, most often when the next one has begun. `RESTART` among the words says that all before was thinking;
+    that happens at most once.
+    """
+
+    def __init__(self, max_chars: int = MAX_CHARS) -> None:
+        self._lexer = Lexer()
+        self._cursor = Cursor(self._lexer)
+        self._room = max_chars
+        self._word, self._mark = "", ""
+        self.cut = False
+        """The text was longer than `max_chars`."""
+
+    @property
+    def changes(self) -> Counter[str]:
+        """How often each kind of thing was changed (`KINDS`)."""
+        return self._lexer.changes
+
+    @property
+    def refused(self) -> list[Refusal]:
+        """What was left out because it cannot be spoken."""
+        return self._lexer.refused
+
+    def push(self, piece: str) -> list[str]:
+        """Takes the next piece of text, and gives the words that became certain."""
+        words: list[str] = []
+        for start in range(0, min(len(piece), self._room), _SLICE):
+            self._lexer.feed(piece[start : min(start + _SLICE, self._room)])
+            words += self._read()
+        self._room -= len(piece)
+        if self._room < 0 and not self.cut:
+            self.cut = True
+            self._lexer.refuse(piece[self._room :], "long")
+        return words
+
+    def finish(self) -> list[str]:
+        """Gives the words still held back when the text is complete."""
+        self._lexer.finish(cut=self.cut)
+        words = [*self._read(), *self._flush(None)]
+        if words:
+            words[-1] = words[-1].rstrip(PAUSE)
+        return words
+
+    def _read(self) -> list[str]:
+        words: list[str] = []
+        while True:
+            try:
+                items = read(self._cursor)
+            except More:
+                return words
+            if items is None:
+                return words
+            for item in items:
+                words += self._add(item)
+
+    def _add(self, item: str) -> list[str]:
+        """Takes words or punctuation, and gives the words before that are complete now."""
+        if item == RESTART:
+            self._word = self._mark = ""
+            return [RESTART]
+        if item in (STOP, PAUSE, LINE):
+            if not self._word:
+                return []
+            known = self._word == "St" or self._word.lower() in ABBREVIATIONS
+            if item != PAUSE and known and not self._mark:
+                self._word += STOP
+            elif item == PAUSE:
+                self._mark = self._mark or PAUSE
+            elif item == STOP or not self._mark:
+                self._mark = STOP
+            if item == LINE:
+                self._mark = self._mark or STOP
+            return []
+        if item.startswith(GLUE):
+            self._word += item[1:]
+            return []
+        out = []
+        for part in item.split():
+            word = part.rstrip(PAUSE)
+            said = _numeral(self._word, word) if not self._mark else word
+            out += self._flush(word)
+            self._word = said
+            if word != part:
+                self._mark = PAUSE
+        return out
+
+    def _flush(self, following: str | None) -> list[str]:
+        """The word that waits, with its punctuation, now that it is known what follows; None at the end."""
+        word, mark = self._word, self._mark
+        self._word = self._mark = ""
+        if word.endswith(STOP):
+            name = following is not None and following[:1].isupper()
+            mark = mark or (STOP if following is None or (word == "etc." and name) else "")
+            saint = name and not mark
+            word = ("Saint" if saint else "Street") if word == "St." else ABBREVIATIONS[word[:-1].lower()]
+        elif word.lower() in ("etc", "vs"):
+            word = ABBREVIATIONS[word.lower()]
+        return f"{word}{mark}".split()
 
 
-def _counting(spoken: Spoken) -> Replace:
-    """A substitution in the text that counts."""
-
-    def replace(kind: str, pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str]) -> None:
-        spoken.text, count = pattern.subn(by, spoken.text)
-        if count:
-            spoken.changes[kind] = spoken.changes.get(kind, 0) + count
-
-    return replace
-
-
-def _punctuate(spoken: Spoken, replace: Replace) -> None:
-    """Only periods and commas, spaces after them, none before, no line breaks."""
-    spoken.text = spoken.text.replace("’", "'").replace("‘", "'").replace("−", "-").replace("_", " ")
-    replace("punctuation", re.compile(r"[!?…]+|\.{2,}"), ".")
-    replace("punctuation", re.compile(r"\s*[;:–—]\s*|\s+-+\s+|\s*\(\s*|\s*\)(?=\s*\w)"), ", ")
-    # What stands on lines of its own is a sentence of its own.
-    spoken.text = re.sub(r"(?<=[^\s.,])[ \t]*\n\s*", ". ", spoken.text)
-    replace("punctuation", re.compile(r"(?<!\w)'|'(?!\w)"), "")
-    replace("punctuation", re.compile(r"(?<!\w)-|-(?!\w)"), " ")
-    replace("punctuation", re.compile(r"[^\w\s.,'-]"), " ")
-    text = re.sub(r"\s+", " ", spoken.text)
-    text = re.sub(r"\s*([.,])(?:\s*[.,])*", lambda m: "." if "." in m[0] else ",", text)
-    text = re.sub(r"([.,])(?=\w)", r"\1 ", text)
-    text = text.strip(" ,-")
-    spoken.text = "" if not re.search(r"\w", text) else text.lstrip("., ")
-
-
-def _formula(text: str) -> str:
-    """A formula without its delimiters and commands; what is left is read as symbols."""
-    inner = _FRACTION.sub(r" \1 over \2 ", text.strip("$"))
-    inner = re.sub(r"\\(times|cdot)\b", " × ", inner)
-    inner = re.sub(r"\\sqrt\b", " √ ", inner).replace("\\pi", " π ").replace("_", " ")
-    return _COMMAND.sub(" ", re.sub(r"\\[\[\]()]", " ", inner))
-
-
-def _value(text: str) -> str:
-    return spell(text.replace(",", ""))
-
-
-def _money(match: re.Match[str]) -> str:
-    unit, amount, scale = _MONEY[match[1]], match[2].replace(",", ""), match[3] or ""
-    many = "" if unit == "yen" or (amount == "1" and not scale) else "s"
-    whole, _, cents = amount.partition(".")
-    if len(cents) == 2 and not scale and unit != "yen":
-        said = f"{spell(whole)} {unit}{'' if whole == '1' else 's'}"
-        return said if cents == "00" else f"{said} and {spell(str(int(cents)))} {_cents(unit, cents)}"
-    return f"{spell(amount)}{scale} {unit}{many}"
-
-
-def _cents(unit: str, cents: str) -> str:
-    if unit == "pound":
-        return "pence"
-    return "cent" if cents == "01" else "cents"
-
-
-def _clock(match: re.Match[str]) -> str:
-    hours, minutes = int(match[1]), int(match[2])
-    if hours > 24 or minutes > 59:
-        return f"{spell(match[1])} to {spell(match[2].lstrip('0') or '0')}"
-    if minutes == 0:
-        return f"{spell(str(hours))} o'clock"
-    return f"{spell(str(hours))} {'oh ' if minutes < 10 else ''}{spell(str(minutes))}"
-
-
-def _year(match: re.Match[str]) -> str:
-    century, rest = int(match[1]), int(match[2])
-    if century == 20 and rest < 10:
-        return spell(match[0])
-    if rest == 0:
-        return f"{spell(str(century))} hundred"
-    return f"{spell(str(century))} {'oh ' if rest < 10 else ''}{spell(str(rest))}"
-
-
-_NUMBER_WORDS: dict[str, Callable[[re.Match[str]], str]] = {
-    "money": _money,
-    "clock": _clock,
-    "ordinal": lambda m: ordinal(int(m[1])),
-    "range": lambda m: f"{_value(m[1])} to {_value(m[2])}",
-    "over": lambda m: f"{_value(m[1])} over {_value(m[2])}",
-    "year": _year,
-    "minus": lambda m: "minus ",
-    "number": lambda m: f" {_value(m[0])} " if _touches(m) else _value(m[0]),
-}
-
-
-def _touches(match: re.Match[str]) -> bool:
-    """Whether a letter stands right beside a number, as in 5km or H2O."""
-    around = (
-        match.string[max(0, match.start() - 1) : match.start()] + match.string[match.end() : match.end() + 1]
-    )
-    return any(character.isalpha() for character in around)
+def _numeral(before: str, word: str) -> str:
+    """A Roman numeral behind a name or the like, in words; other words as they are."""
+    if not word.isupper() or not before[:1].isupper() or before.isupper() or not set(word) <= set("IVXL"):
+        return word
+    value = roman(word)
+    if value is None:
+        return word
+    if before in RULERS and len(word) * value > 1:
+        return f"the {ordinal(value).capitalize()}"
+    numbered = before in NUMBERED_NAMES
+    if numbered or (
+        len(word) > 1
+        and word not in ("IV", "XL", "LI", "XX")
+        and len(before) > 2
+        and before not in ("The", "And", "But")
+    ):
+        return cardinal(value)
+    return word

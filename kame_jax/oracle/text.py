@@ -1,4 +1,4 @@
-"""Text of a back end to oracle tokens, whole or as it streams in, and tokens back to text.
+"""Text of a back end to oracle tokens, and tokens back to text; an answer that streams in is `tandem.speech`'s.
 
 The oracle is written with the tokenizer of the inner monologue, without begin or end marks. When a token is read is
 `oracle.schedule`'s.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from sentencepiece import SentencePieceProcessor
 
@@ -57,39 +56,6 @@ def encode_oracle(tokenizer: SentencePieceProcessor, text: str) -> list[int]:
     for i, line in enumerate(text.split("\n")):
         ids += (newline if i else []) + tokenizer.encode(line)
     return ids
-
-
-class OracleText(NamedTuple):
-    """An answer that is still streaming in: its text so far, and the tokens given out for it."""
-
-    text: str = ""
-    ids: tuple[int, ...] = ()
-
-
-def push(tokenizer: SentencePieceProcessor, state: OracleText, delta: str) -> tuple[OracleText, list[int]]:
-    """Takes the next piece of text and gives the tokens that became certain: those of every word that has ended.
-
-    However a text is cut, all tokens together are those of `encode_oracle` on the whole. (SakanaAI/kame encodes each
-    piece alone, which gives ids that training never saw.)
-    """
-    text = state.text + delta
-    ended = len(text)
-    while ended and not text[ended - 1].isspace():
-        ended -= 1
-    return _advance(tokenizer, state, text, text[:ended])
-
-
-def finish(tokenizer: SentencePieceProcessor, state: OracleText) -> tuple[OracleText, list[int]]:
-    """Gives the tokens still held back when the answer is complete."""
-    return _advance(tokenizer, state, state.text, state.text)
-
-
-def _advance(
-    tokenizer: SentencePieceProcessor, state: OracleText, text: str, certain: str
-) -> tuple[OracleText, list[int]]:
-    ids = encode_oracle(tokenizer, certain)
-    new = ids[len(state.ids) :]
-    return OracleText(text, state.ids + tuple(new)), new
 
 
 def decode_text(tokenizer: SentencePieceProcessor, ids: Iterable[int]) -> str:

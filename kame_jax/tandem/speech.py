@@ -1,30 +1,18 @@
 """A streaming answer as oracle tokens: given out word by word, and always the tokens of the whole answer.
 
-The reference strips and encodes each piece of a stream alone, which gives ids that training never saw. Here a piece
-only lengthens the text; tokens come when a word has ended, and what they are does not depend on how the text was cut.
+The reference strips and encodes each piece of a stream alone, which gives ids that training never saw. Here a word is
+encoded once it is certain; what it is does not depend on how the text was cut. A piece costs time in proportion to its
+own length, however long the answer is by then.
 """
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 
 from sentencepiece import SentencePieceProcessor
 
-from kame_jax.oracle.speakable import speakable
+from kame_jax.oracle.speakable import MAX_CHARS, RESTART, Refusal, Speaker
 from kame_jax.oracle.text import encode_oracle
-
-LOOKAHEAD = 2
-"""Words held back behind the last one: "5 million", "3 to 4" and the like are spoken as one."""
-_OPEN = (
-    re.compile(r"<(think\w*|thought|reasoning|reflection)>(?!.*</\1>).*\Z", re.DOTALL | re.IGNORECASE),
-    re.compile(r"<(?=[a-zA-Z/|])[^>]*\Z"),
-    re.compile(r"\A(?:[^`]|`(?!``))*(?:```.*?```(?:[^`]|`(?!``))*)*(?P<open>```.*)\Z", re.DOTALL),
-    re.compile(r"\\\((?!.*\\\)).*\Z", re.DOTALL),
-    re.compile(r"\\\[(?!.*\\\]).*\Z", re.DOTALL),
-    re.compile(r"\$(?=[^\s\d])[^$\n]*\Z"),
-    re.compile(r"\[[^\]]*\Z|\]\([^)]*\Z"),
-)
-"""What begins something that is spoken otherwise, or not at all, once it is whole."""
 
 
 class SpokenTokens:
@@ -32,62 +20,66 @@ class SpokenTokens:
 
     Args:
         tokenizer: of the inner monologue.
-        max_words: words of the answer that count; `full` tells when they are reached.
+        max_words: words of the answer that count.
+        max_chars: characters of the answer that are read.
     """
 
-    def __init__(self, tokenizer: SentencePieceProcessor, max_words: int = 1000) -> None:
+    def __init__(
+        self, tokenizer: SentencePieceProcessor, max_words: int = 1000, max_chars: int = MAX_CHARS
+    ) -> None:
         self._tokenizer, self._max_words = tokenizer, max_words
-        self.raw = ""
-        """All that came."""
-        self.text = ""
-        """What of it was given out as tokens, as it is spoken."""
+        self._speaker = Speaker(max_chars)
+        self._words: list[str] = []
         self.ids: list[int] = []
         """All tokens of the answer so far."""
         self.restarts = 0
         """How often what came later made what was given out wrong (a tag that ends thinking nobody saw begin). The
         tokens given then are those of the whole answer from its beginning."""
         self.full = False
+        """`max_words` or `max_chars` is reached; what comes now is left out."""
+
+    @property
+    def text(self) -> str:
+        """What was given out as tokens, as it is spoken."""
+        return " ".join(self._words)
+
+    @property
+    def changes(self) -> Counter[str]:
+        """What was changed so that the answer can be spoken, by kind (`oracle.speakable.KINDS`)."""
+        return self._speaker.changes
+
+    @property
+    def refused(self) -> list[Refusal]:
+        """What was left out of the answer because it cannot be spoken."""
+        return self._speaker.refused
 
     def push(self, piece: str) -> list[int]:
         """Takes the next piece and gives the tokens that became certain."""
-        before = len(self.raw)
-        self.raw += piece
-        given: list[int] = []
-        # Word by word, however many a piece brings: so the tokens do not depend on the cuts.
-        for match in re.finditer(r"\s", piece):
-            end = before + match.start()
-            if end and not self.raw[end - 1].isspace() and not self.full:
-                given = self._given(given, self._certain(self.raw[:end]), whole=False)
-        return given
+        return [] if self.full else self._given(self._speaker.push(piece))
 
     def finish(self) -> list[int]:
         """Gives the tokens still held back when the answer is complete."""
-        return self._given([], self.raw, whole=True)
-
-    def _certain(self, text: str) -> str:
-        """The part of `text` that nothing to come changes: whole words, outside of what is still open."""
-        for pattern in _OPEN:
-            found = pattern.search(text)
-            if found:
-                text = text[: found.start("open") if "open" in pattern.groupindex else found.start()]
-        words = list(re.finditer(r"\S+", text))
-        return text[: words[-LOOKAHEAD].start()] if len(words) > LOOKAHEAD else ""
-
-    def _given(self, given: list[int], certain: str, whole: bool) -> list[int]:
-        """`given` and what `certain` adds to it. The last spoken word may still get a comma, so it waits."""
-        words = speakable(certain).text.split()
-        if not whole:
-            words = words[:-1]
-        self.full = self.full or len(words) >= self._max_words
-        words = words[: self._max_words]
-        text = " ".join(words)
-        ids = encode_oracle(self._tokenizer, text)
-        old, self.ids, self.text = self.ids, ids, text
-        if ids[: len(old)] == old:
-            return given + ids[len(old) :]
-        if not whole and old[: len(ids)] == ids:
-            # Less is certain than before: what was given out stands until more comes.
-            self.ids = old
+        given = [] if self.full else self._given(self._speaker.finish())
+        whole = encode_oracle(self._tokenizer, self.text)
+        if whole == self.ids:
             return given
-        self.restarts += 1
-        return ids
+        # A tokenizer with pieces that span words: they are known only now.
+        self.restarts, self.ids = self.restarts + 1, whole
+        return whole
+
+    def _given(self, words: list[str]) -> list[int]:
+        given: list[int] = []
+        for word in words:
+            if word == RESTART:
+                self.restarts += bool(self.ids)
+                self._words, self.ids, given = [], [], []
+                continue
+            ids = self._tokenizer.encode(word)
+            self._words.append(word)
+            self.ids += ids
+            given += ids
+            if len(self._words) == self._max_words:
+                self.full = True
+                break
+        self.full = self.full or self._speaker.cut
+        return given
