@@ -42,7 +42,7 @@ class OraclesMade(Outcome):
     levels: list[int] = field(default_factory=lambda: [0] * 6)
     """Events by hint level."""
     empty: int = 0
-    """Answers of which nothing could be spoken; they make no event."""
+    """Answers of which nothing, or not everything, could be spoken; they make no event."""
     without_reply: int = 0
     """Events of the random strategy for which no fitting reply was left; they are left out."""
     changes: Counter[str] = field(default_factory=Counter)
@@ -210,8 +210,9 @@ async def _dialogue(
             if recipe.normalise:
                 spoken = speakable(text)
                 outcome.changes.update(spoken.changes)
-                outcome.empty += bool(text.strip()) and not spoken.text
-                text = spoken.text
+                whole = "" if spoken.refused else spoken.text
+                outcome.empty += bool(text.strip()) and not whole
+                text = whole
             record = oracle_record(request, text)
             if record is not None:
                 records.append(record)

@@ -15,7 +15,11 @@ import numpy as np
 from kame_jax.make.questions import Item
 from kame_jax.oracle.speakable import speakable
 
-REASONS = ("picture", "formula", "table", "code", "options", "language", "long", "no answer", "rewriting")
+REASONS = (
+    *("picture", "formula", "table", "code", "options", "language", "long", "no answer", "rewriting"),
+    *("address", "number", "symbol"),
+)
+"""The last three, like "formula" and "code", may be what `oracle.speakable` could not read aloud."""
 
 OPENINGS = (
     "",
@@ -29,6 +33,11 @@ LISTS = ("Is it {0}?", "Would you say {0}?", "The choices are {0}.")
 ANSWERS = ("It is {0}.", "The answer is {0}.", "I would say {0}.", "That is {0}.", "{0}.")
 FOLLOWED = ("So the answer is {0}.", "That makes {0}.", "So it is {0}.")
 UNSURE = ("Give me a moment.", "Let me think.")
+_VERBS = frozenset(
+    "is are was were am has have had do does did will would can could should may might must equals means makes gives "
+    "it's that's there's you're".split()
+)
+_BEGINS = frozenset("i you he she it we they there because if so yes no".split())
 
 
 class Refused(ValueError):
@@ -77,17 +86,31 @@ def template_lines(item: Item, limits: Limits, seed: int = 0) -> list[Line]:
             asked = f"{asked} {speakable(draw(LISTS).format(_either(listed))).text}"
         lines.append(Line("B", asked))
         final = _said(answer, limits.answer).rstrip(".")
-        reasoning = speakable(item.reasoning).text if item.reasoning else ""
-        if reasoning and len(reasoning.split()) <= limits.answer - 8:
-            reply = f"{reasoning.rstrip('.')}. {draw(FOLLOWED).format(final)}"
-        elif len(final.split()) > 12:
-            reply = f"{final}."
+        reasoning = speakable(item.reasoning)
+        explained = bool(reasoning.text) and not reasoning.refused
+        explained = explained and len(reasoning.text.split()) <= limits.answer - 8
+        if is_sentence(answer, final):
+            reply = f"{final[:1].upper()}{final[1:]}."
         else:
-            reply = draw(ANSWERS).format(final)
+            reply = draw(FOLLOWED if explained else ANSWERS).format(final)
+        if explained:
+            reply = f"{reasoning.text.rstrip('.')}. {reply}"
         if rng.random() < 0.15:
             reply = f"{draw(UNSURE)} {reply}"
         lines.append(Line("A", reply[:1].upper() + reply[1:]))
     return lines
+
+
+def is_sentence(written: str, spoken: str) -> bool:
+    """Whether an answer says something by itself, so that nothing like "The answer is" may stand before it."""
+    words = spoken.lower().replace(",", "").rstrip(".").split()
+    return (
+        len(words) > 12
+        or ". " in spoken
+        or bool(_VERBS & set(words))
+        or (len(words) > 1 and words[0] in _BEGINS)
+        or (len(words) > 3 and written.rstrip()[-1:] in (".", "!"))
+    )
 
 
 def rewriting(item: Item, limits: Limits) -> list[dict[str, str]]:
@@ -169,7 +192,10 @@ def check_item(item: Item, limits: Limits) -> None:
 
 
 def _said(text: str, most: int) -> str:
-    spoken = speakable(text).text
+    said = speakable(text)
+    if said.refused:
+        raise Refused(said.refused[0].reason)
+    spoken = said.text
     if not spoken:
         raise Refused("rewriting")
     if len(spoken.split()) > most:

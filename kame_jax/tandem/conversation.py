@@ -284,6 +284,8 @@ class Conversation:
             answer.take(answer.tokens.finish())
             answer.done = True
             self.events["complete" if answer.tokens.ids else "empty"] += 1
+            for refusal in answer.tokens.refused:
+                self.events[f"unspoken_{refusal.reason}"] += 1
             answer.fell = not answer.tokens.ids and answer.question.final
         except LLMError as error:
             self._failed(answer, error.kind, error.words)

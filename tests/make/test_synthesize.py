@@ -138,6 +138,38 @@ def test_templates_give_speakable_turns_that_differ_by_seed():
     assert len(template_lines(EXPECTED["mt-bench"], Limits())) == 4
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("You are in second place.", "You are in second place."),
+        ("Total number of passengers is 50 * 2 = $100", "Total number of passengers is fifty times two equals one "
+        "hundred dollars."),
+        ("x = 5", "X equals five."),
+        ("Because of the rain", "Because of the rain."),
+        ("Yes, two of them.", "Yes, two of them."),
+        ("Stop at the first light!", "Stop at the first light."),
+    ],
+)  # fmt: skip
+def test_a_sentence_is_an_answer_of_its_own(answer, said):
+    item = Item("x", ("What is it?",), (answer,))
+    replies = {template_lines(item, Limits(), seed)[1].text for seed in range(20)}
+    assert {reply.removeprefix("Give me a moment. ").removeprefix("Let me think. ") for reply in replies} == {
+        said
+    }
+
+
+def test_a_phrase_stands_in_a_template():
+    item = Item("x", ("What is it?",), ("second place",))
+    replies = {template_lines(item, Limits(), seed)[1].text for seed in range(20)}
+    assert "The answer is second place." in replies
+
+
+def test_an_answer_that_cannot_be_read_aloud_whole_is_refused_with_its_reason():
+    with pytest.raises(Refused, match="symbol"):
+        template_lines(Item("x", ("What is it?",), ("5 ⊕ 3",)), Limits())
+    assert "⊕" not in template_lines(Item("x", ("Why?",), ("six",), reasoning="5 ⊕ 3"), Limits())[1].text
+
+
 def test_a_models_dialogue_is_parsed_or_refused():
     text = "<think>B: no</think>\n**B:** Is it 5?\nA: Yes, *five*!\nB: thanks"
     assert parse_lines(text, Limits()) == [Line("B", "Is it five."), Line("A", "Yes, five.")]

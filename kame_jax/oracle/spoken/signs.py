@@ -81,7 +81,8 @@ def _is_range(cursor: Cursor, token: Token) -> bool:
     tight = token.tight and cursor.peek(1).tight
     if scale.text.lower() in ("am", "pm", "a.m.", "p.m."):
         return True
-    if cursor.math or cursor.is_operator(k + 1) or (cursor.equals and not (tight and rising)):
+    goes_on = scale.text in ("-", "–") and cursor.is_operand(k + 2)
+    if cursor.math or goes_on or cursor.is_operator(k + 1) or (cursor.equals and not (tight and rising)):
         return False
     if rising or cursor.value is None or other is None:
         return tight or not cursor.comes_equal(1)
