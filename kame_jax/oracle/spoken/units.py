@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from kame_jax.oracle.numbers import MONTHS as MONTH_NAMES
 
 _UNITS = """
@@ -161,11 +163,13 @@ ALIKE = {
     "&&": "&",
 }
 """Written with several characters, or otherwise: the sign that is meant."""
-GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξοπρστυφχψωΓΔΘΛΞΠΣΦΨΩϕς",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi "
-        "chi psi omega gamma delta theta lambda xi pi sigma phi psi omega phi sigma".split(),
+GREEK = MappingProxyType(
+    dict(
+        zip(
+            "αβγδεζηθικλμνξοπρστυφχψωΓΔΘΛΞΠΣΦΨΩϕς",
+            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi "
+            "chi psi omega gamma delta theta lambda xi pi sigma phi psi omega phi sigma".split(),
+        )
     )
 )
 
