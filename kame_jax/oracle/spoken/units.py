@@ -167,8 +167,8 @@ GREEK = MappingProxyType(
     dict(
         zip(
             "αβγδεζηθικλμνξοπρστυφχψωΓΔΘΛΞΠΣΦΨΩϕς",
-            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi "
-            "chi psi omega gamma delta theta lambda xi pi sigma phi psi omega phi sigma".split(),
+            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon "
+            "phi chi psi omega gamma delta theta lambda xi pi sigma phi psi omega phi sigma".split(),
         )
     )
 )
