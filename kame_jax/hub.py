@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import socket
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import huggingface_hub
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 from kame_jax.errors import InputError
 
 PREFIX = "hf://"
+CONNECT_SECONDS = 10.0
 
 
 class Unreachable(InputError):
@@ -39,6 +43,10 @@ class Repository:
         if not name or name.startswith("/") or ".." in name.split("/") or "://" in name:
             raise InputError(f"{self}: {name!r} is not a file of the repository")
         try:
+            if not isinstance(
+                huggingface_hub.try_to_load_from_cache(self.name, name, revision=self.revision), str
+            ):
+                check_reachable()
             return Path(huggingface_hub.hf_hub_download(self.name, name, revision=self.revision))
         except errors.LocalEntryNotFoundError as error:
             raise Unreachable(
@@ -48,6 +56,22 @@ class Repository:
             return None
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
             raise Unreachable(f"{self}: {name} cannot be fetched: {_line(error)}") from None
+
+
+def check_reachable() -> None:
+    """Without it, what is not in the cache is asked for over half a minute where there is no network.
+
+    Raises:
+        OSError: the hub's machine takes no connection.
+    """
+    place = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or urllib.request.getproxies():
+        return
+    port = place.port or {"http": 80}.get(place.scheme, 443)
+    try:
+        socket.create_connection((place.hostname or "", port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise OSError(f"{place.hostname} cannot be reached: {error.strerror or error}") from None
 
 
 def parse(text: str) -> tuple[Repository, str | None]:

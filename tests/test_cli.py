@@ -1,6 +1,7 @@
 """The command line: quick to answer, one clear line for each ending, and the exit statuses that scripts rely on."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -177,3 +178,13 @@ def test_failure_at_work_is_status_1_and_one_line_unless_debugging(command, caps
 def test_an_interrupt_ends_without_a_traceback(command, capsys):
     assert command(raising(KeyboardInterrupt()))() == 130
     assert capsys.readouterr().err == "kame-jax: interrupted\n"
+
+
+def test_a_warning_is_one_plain_line_whatever_the_root_logger_does(command, capsys):
+    loud = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(loud)
+    try:
+        assert command(lambda args: logging.getLogger("kame_jax.codec").warning("cut"))() == 0
+    finally:
+        logging.getLogger().removeHandler(loud)
+    assert capsys.readouterr().err == "cut\n"

@@ -10,13 +10,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import kame_jax
+from kame_jax.cli.common import log
 from kame_jax.errors import InputError, WorkError, printable
 
 COMMANDS = ("demo", "train", "evaluate", "plan", "stream", "codec", "convert", "data", "bench", "completion")
@@ -52,19 +54,35 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit status."""
-    status = _run(list(sys.argv[1:] if argv is None else argv))
+    with _plain_warnings():
+        status = _run(list(sys.argv[1:] if argv is None else argv))
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the caller closed it
         try:
             stream.flush()
         except OSError as error:  # a full disk, or a reader that has gone as in `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if status == 0:
-                status = (
-                    1
-                    if isinstance(error, BrokenPipeError)
-                    else _fail(f"kame-jax: {stream.name}: {error.strerror}", 1)
-                )
+            if status == 0 and not isinstance(error, BrokenPipeError):
+                _fail(f"kame-jax: {stream.name}: {error.strerror}", 1)
+            status = status or 1
     return status
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings of the package are lines like others, whatever handlers other packages give to the root logger."""
+    logger, handler = logging.getLogger("kame_jax"), _Lines()
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log(record.getMessage())
 
 
 def _run(argv: list[str]) -> int:

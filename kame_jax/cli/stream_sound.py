@@ -16,6 +16,7 @@ import numpy as np
 
 from kame_jax.cli.common import log, reporter
 from kame_jax.errors import InputError
+from kame_jax.files import regular_file
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -161,6 +162,7 @@ def _conditions(option: str, pairs: Sequence[str], of: LM | Engine) -> dict[str,
             raise InputError(f"{option} {pair}: expected NAME=VALUE, each name once")
         found[name] = value or None
         if value and name in vectors:
+            regular_file(value, "an .npy file")
             try:
                 found[name] = np.load(value, allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:

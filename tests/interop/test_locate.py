@@ -184,7 +184,17 @@ class FakeHub:
 def hub(tmp_path, monkeypatch):
     fake = FakeHub(tmp_path / "hub")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake.download)
+    monkeypatch.setattr("kame_jax.hub.check_reachable", lambda: None)
     return fake
+
+
+def test_without_a_network_a_repository_is_refused_at_once(monkeypatch):
+    monkeypatch.delenv("HTTPS_PROXY", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **options: pytest.fail("was tried"))
+    with pytest.raises(InputError, match=r"config\.json cannot be fetched: 127\.0\.0\.1 cannot be reached"):
+        open_checkpoint("hf://org/repo")
 
 
 def test_a_repository_gives_its_model_at_a_revision(tmp_path, hub):
