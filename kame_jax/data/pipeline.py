@@ -43,14 +43,9 @@ class Part:
     """
 
     def __init__(self, samples: Sequence[Sample], length: int, seed: int | None = None):
-        self.samples = samples
+        self.samples, self.packed = samples, seed is not None
         self._lengths = _lengths(samples)
         self._plan = None if seed is None else pack(self._lengths, length, seed)
-
-    @property
-    def packed(self) -> bool:
-        """Whether several samples may share a row."""
-        return self._plan is not None
 
     def __len__(self) -> int:
         return len(self.samples if self._plan is None else self._plan)
@@ -84,58 +79,6 @@ def row_order(parts: Sequence[Part], weights: Sequence[float], seed: int) -> gra
     if len(orders) == 1:
         return orders[0]
     return grain.MapDataset.mix(orders, [weight / sum(weights) for weight in weights])
-
-
-class Batches(Sequence[Row]):
-    """Batch of every step, made when it is asked for. Safe to use from several threads.
-
-    Args as in `train_batches`; `length` is that of a row.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        weights: Sequence[float],
-        schedule: OracleSchedule,
-        augment: OracleAugment,
-        *,
-        batch_size: int,
-        length: int,
-        seed: int,
-        rows: Sequence[int] | None,
-    ):
-        self._parts, self._order = parts, row_order(parts, weights, seed)
-        self._schedule, self._augment = schedule, augment
-        self._size, self._length, self._seed = batch_size, length, seed
-        self._rows = tuple(range(batch_size) if rows is None else rows)
-
-    def __len__(self) -> int:
-        return sys.maxsize // self._size
-
-    def _place(self, place: int) -> tuple[Part, int]:
-        row = int(self._order[place])
-        for part in self._parts:
-            if row < len(part):
-                return part, row
-            row -= len(part)
-        raise IndexError(place)
-
-    def __getitem__(self, step: int) -> Row:  # type: ignore[override]
-        first = step * self._size
-        made = []
-        for place in (first + row for row in self._rows):
-            part, row = self._place(place)
-            samples = [part.samples[i] for i in part.indices(row)]
-            rng = np.random.default_rng((self._seed, place))
-            if part.packed:
-                made.append(pack_row(samples, self._length, self._schedule, self._augment, rng, step))
-            else:
-                made.append(collate_row(samples[0], self._length, self._schedule, self._augment, rng, step))
-        batch = stack_rows(made)
-        if len(self._rows) < self._size:
-            places = (self._place(first + row) for row in range(self._size))
-            batch["frames"] = np.array([part.columns(row) for part, row in places], np.int32)
-        return batch
 
 
 def train_batches(
@@ -173,11 +116,36 @@ def train_batches(
     parts = [
         Part(part, length, seed if packed else None) for part in (mixture.parts if mixture else (samples,))
     ]
-    weights = mixture.weights if mixture else (1.0,)
-    batches = Batches(
-        parts, weights, schedule, augment, batch_size=batch_size, length=length, seed=seed, rows=rows
-    )
-    return grain.MapDataset.source(batches)
+    order = row_order(parts, mixture.weights if mixture else (1.0,), seed)
+    mine = tuple(range(batch_size) if rows is None else rows)
+
+    def drawn(place: int) -> tuple[Part, int]:
+        row = int(order[place])
+        for part in parts:
+            if row < len(part):
+                return part, row
+            row -= len(part)
+        raise IndexError(place)
+
+    def made(number: int) -> Row:
+        """The row of this process with this number."""
+        step, i = divmod(number, len(mine))
+        place = step * batch_size + mine[i]
+        part, row = drawn(place)
+        picked = [part.samples[i] for i in part.indices(row)]
+        rng = np.random.default_rng((seed, place))
+        if part.packed:
+            return pack_row(picked, length, schedule, augment, rng, step)
+        return collate_row(picked[0], length, schedule, augment, rng, step)
+
+    def with_all_frames(step: int, batch: Row) -> Row:
+        places = range(step * batch_size, (step + 1) * batch_size)
+        frames = [part.columns(row) for part, row in map(drawn, places)]
+        return batch | {"frames": np.array(frames, np.int32)}
+
+    numbers = grain.MapDataset.range(sys.maxsize // batch_size * len(mine))
+    batches = numbers.map(made).batch(len(mine), batch_fn=stack_rows)
+    return batches if len(mine) == batch_size else batches.map_with_index(with_all_frames)
 
 
 def read_ahead(batches: grain.MapDataset[Row], start: int, stop: int, *, threads: int = 1) -> Iterator[Row]:
@@ -190,9 +158,11 @@ def eval_batches(
     samples: Sequence[Sample], schedule: OracleSchedule, *, batch_size: int, length: int
 ) -> Iterator[Row]:
     """Every sample once, in order, undisturbed; the last batch is filled up with empty rows."""
-    for at in range(0, len(samples), batch_size):
-        rows = [
-            collate_row(samples[i], length, schedule) for i in range(at, min(at + batch_size, len(samples)))
-        ]
+
+    def filled(rows: Sequence[Row]) -> Row:
         blank = empty_row(rows[0]["inputs"].shape[0], length, schedule.pad_id)
-        yield stack_rows(rows + [blank] * (batch_size - len(rows)))
+        return stack_rows([*rows, *[blank] * (batch_size - len(rows))])
+
+    rows = grain.MapDataset.range(len(samples)).map(lambda i: collate_row(samples[i], length, schedule))
+    batches = rows.batch(batch_size, batch_fn=filled)
+    return read_ahead(batches, 0, len(batches))
