@@ -120,7 +120,7 @@ def _measure(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
     from kame_jax.data.dataset import find_dataset
     from kame_jax.data.dataset_samples import open_samples
     from kame_jax.data.pipeline import longest, read_ahead, train_batches
-    from kame_jax.train.corpus import cut_of, oracle_augment, schedule_of
+    from kame_jax.train.corpus import cut_of, schedule_of
 
     run = load_run(args.config, [f"data.max_frames={args.frames}"])
     model = run.model.architecture
@@ -133,7 +133,7 @@ def _measure(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
         batch_size=args.batch_size,
         length=longest(samples),
         seed=0,
-        augment=oracle_augment(run.oracle),
+        augment=run.oracle,
     )
     found = find_dataset(path)
     size = sum(f.stat().st_size for f in found[0].iterdir()) if found else 0

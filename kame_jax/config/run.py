@@ -88,24 +88,24 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OracleConfig:
-    """How the oracle is shown in training: `OracleAugment` and `OracleSchedule` say more of each field."""
+    """How the oracle is shown in training, and how it is disturbed (`data.collate`, `oracle.schedule`)."""
 
     use: bool = True
     """False leaves the oracle embedding out of training and evaluation altogether."""
     tail: Annotated[str, OneOf(TAILS)] = "clear"
     """What a new answer does to the rest of a longer old one; "keep" is the reference's collator."""
     shift_prob: Fraction = 1.0
-    """Probability of moving a sample's whole oracle row."""
+    """Probability of moving a sample's whole oracle row, earlier or later with equal chances."""
     right_shift: tuple[Count, Count] = (1, 10)
     """Fewest and most frames later."""
     left_shift: tuple[Count, Count] = (1, 15)
-    """Fewest and most frames earlier."""
+    """Fewest and most frames earlier (the oracle may then know what was not yet said)."""
     skip: tuple[Fraction, Fraction] = (0.1, 0.7)
-    """An event that may be skipped is, with a probability drawn per sample from this range."""
+    """Each event but a turn's last is dropped, with a probability drawn per sample from this range."""
     jitter: Count = 0
     """Each event comes up to this many frames later."""
     hint_only: bool = False
-    """Only the true reply is ever shown."""
+    """Only the true reply is ever shown; events without one, or that are not to show it, are dropped."""
     hint_warmup: tuple[Count, Count] | None = None
     """With `hint_only`: always up to the first step, never from the second on, linearly rarer between."""
     causal: bool = True

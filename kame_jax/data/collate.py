@@ -7,10 +7,10 @@ random draws in its order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from kame_jax.config import OracleConfig
 from kame_jax.data.cutting import Sample
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
@@ -21,61 +21,14 @@ Row = dict[str, np.ndarray]
 samples also `segments` int32 `[length]`: the number of each column's sample, -1 behind the last."""
 
 
-@dataclass(frozen=True)
-class OracleAugment:
-    """How the oracle of a sample is disturbed in training. The default leaves it as it was recorded."""
-
-    shift_prob: float = 0.0
-    """Probability of moving the whole oracle row, to the left or to the right with equal chances."""
-    right_shift: tuple[int, int] = (1, 10)
-    """Fewest and most frames to the right (later)."""
-    left_shift: tuple[int, int] = (1, 15)
-    """Fewest and most frames to the left (earlier: the oracle may then know what was not yet said)."""
-    skip_min: float = 0.0
-    """Each event but a turn's last is dropped with a probability drawn per sample from [skip_min, skip_max]."""
-    skip_max: float = 0.0
-    jitter: int = 0
-    """Each event is moved later by 0 to this many frames."""
-    hint_only: bool = False
-    """Only the true reply is ever shown; events without one, or that are not to show it, are dropped."""
-    hint_warmup: tuple[int, int] | None = None
-    """With `hint_only`: always up to the first step, never from the second on, linearly rarer between."""
-    causal: bool = False
-    """A row that is moved is moved to the right: never earlier than the words it is based on."""
-    start_first: bool = False
-    """The first column of a dialogue is a start of the oracle, as in the reference's forward pass; else it is idle."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} {value}, expected 0 to 1"
-            for name, value in (
-                ("shift_prob", self.shift_prob),
-                ("skip_min", self.skip_min),
-                ("skip_max", self.skip_max),
-            )
-            if not 0 <= value <= 1
-        ]
-        problems += [
-            f"{name} {value}, expected (fewest, most) with 0 <= fewest <= most"
-            for name, value in (("right_shift", self.right_shift), ("left_shift", self.left_shift))
-            if not 0 <= value[0] <= value[1]
-        ]
-        if self.jitter < 0:
-            problems.append(f"jitter {self.jitter}, expected >= 0")
-        if self.hint_warmup and self.hint_warmup[0] > self.hint_warmup[1]:
-            problems.append(f"hint_warmup {self.hint_warmup}, expected (first step, last step)")
-        if problems:
-            raise InputError("oracle augmentation", problems)
-
-
-REFERENCE = OracleAugment(shift_prob=1.0, skip_min=0.1, skip_max=0.7)
-"""kame_finetune's defaults, to be used with the schedule's tail "keep"."""
+UNDISTURBED = OracleConfig(shift_prob=0.0, skip=(0.0, 0.0), causal=False)
+"""The oracle of a sample as it was recorded."""
 
 
 def oracle_row(
     sample: Sample,
     schedule: OracleSchedule,
-    augment: OracleAugment = OracleAugment(),
+    augment: OracleConfig = UNDISTURBED,
     rng: np.random.Generator | None = None,
     step: int = 0,
 ) -> np.ndarray:
@@ -86,17 +39,15 @@ def oracle_row(
     Args:
         sample: its events are laid out.
         schedule: where their tokens land.
-        augment: what is disturbed.
+        augment: what is disturbed; its `use` and `tail` are others' to apply.
         rng: the generator; needed as soon as something is disturbed.
         step: of the optimizer, for `hint_warmup`.
     """
     rng = rng or np.random.default_rng(0)
     events, length = sample.events, sample.columns.shape[1]
     skip = 0.0
-    if augment.skip_min > 0 or augment.skip_max > 0:
-        skip = float(
-            rng.uniform(min(augment.skip_min, augment.skip_max), max(augment.skip_min, augment.skip_max))
-        )
+    if augment.skip[1] > 0:
+        skip = float(rng.uniform(*augment.skip))
     order = np.argsort(events.frame_pos, kind="stable")
     hint_only = _hint_only(augment, rng, step)
     positions: list[int] = []
@@ -124,7 +75,7 @@ def oracle_row(
     return row
 
 
-def _hint_only(augment: OracleAugment, rng: np.random.Generator, step: int) -> bool:
+def _hint_only(augment: OracleConfig, rng: np.random.Generator, step: int) -> bool:
     if not augment.hint_only or augment.hint_warmup is None:
         return augment.hint_only
     start, end = augment.hint_warmup
@@ -135,7 +86,7 @@ def _hint_only(augment: OracleAugment, rng: np.random.Generator, step: int) -> b
     return bool(rng.random() < 1.0 - (step - start) / (end - start))
 
 
-def _shifted(row: np.ndarray, pad_id: int, augment: OracleAugment, rng: np.random.Generator) -> np.ndarray:
+def _shifted(row: np.ndarray, pad_id: int, augment: OracleConfig, rng: np.random.Generator) -> np.ndarray:
     length = len(row)
     if augment.shift_prob <= 0 or rng.random() >= augment.shift_prob or length <= 1:
         return row
@@ -154,7 +105,7 @@ def collate_row(
     sample: Sample,
     length: int,
     schedule: OracleSchedule,
-    augment: OracleAugment = OracleAugment(),
+    augment: OracleConfig = UNDISTURBED,
     rng: np.random.Generator | None = None,
     step: int = 0,
 ) -> Row:
@@ -172,7 +123,7 @@ def pack_row(
     samples: Sequence[Sample],
     length: int,
     schedule: OracleSchedule,
-    augment: OracleAugment = OracleAugment(),
+    augment: OracleConfig = UNDISTURBED,
     rng: np.random.Generator | None = None,
     step: int = 0,
 ) -> Row:

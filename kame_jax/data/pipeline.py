@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from kame_jax.data.collate import OracleAugment, Row, collate_row, empty_row, pack_row, stack_rows
+from kame_jax.config import OracleConfig
+from kame_jax.data.collate import UNDISTURBED, Row, collate_row, empty_row, pack_row, stack_rows
 from kame_jax.data.cutting import Sample
 from kame_jax.data.dataset_samples import DatasetSamples, MixedSamples
 from kame_jax.data.packing import pack
@@ -88,7 +89,7 @@ def train_batches(
     batch_size: int,
     length: int,
     seed: int,
-    augment: OracleAugment = OracleAugment(),
+    augment: OracleConfig = UNDISTURBED,
     rows: Sequence[int] | None = None,
     packed: bool = False,
 ) -> grain.MapDataset[Row]:

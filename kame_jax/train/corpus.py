@@ -23,9 +23,8 @@ from flax import nnx
 from kame_jax.checkpoint.native import building
 from kame_jax.checkpoint.weights import ArrayWeights
 from kame_jax.codec.mimi import Mimi
-from kame_jax.config import DataConfig, MimiConfig, ModelConfig, OracleConfig, RunConfig, to_dict
+from kame_jax.config import DataConfig, MimiConfig, ModelConfig, RunConfig, to_dict
 from kame_jax.config.presets import RUN_PRESETS
-from kame_jax.data.collate import OracleAugment
 from kame_jax.data.cutting import Cut, Sample, make_samples
 from kame_jax.data.dataset import Dataset, find_dataset
 from kame_jax.data.dataset_samples import DatasetSamples, MixedSamples, open_samples
@@ -328,19 +327,3 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 def schedule_of(model: ModelConfig, tail: str) -> OracleSchedule:
     """Where a data set's oracle tokens land."""
     return OracleSchedule(oracle_start_id(model), model.text_padding_id, tail=tail)
-
-
-def oracle_augment(config: OracleConfig) -> OracleAugment:
-    """How a run's oracle is disturbed."""
-    return OracleAugment(
-        shift_prob=config.shift_prob,
-        right_shift=config.right_shift,
-        left_shift=config.left_shift,
-        skip_min=config.skip[0],
-        skip_max=config.skip[1],
-        jitter=config.jitter,
-        hint_only=config.hint_only,
-        hint_warmup=config.hint_warmup,
-        causal=config.causal,
-        start_first=config.start_first,
-    )

@@ -28,7 +28,6 @@ from kame_jax.train.corpus import (
     is_dialogues,
     keep_data_tokenizers,
     keep_tokenizers,
-    oracle_augment,
     preset_note,
     read_samples,
     schedule_of,
@@ -98,7 +97,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
         batch_size=train.batch_size,
         length=length,
         seed=config.seed,
-        augment=oracle_augment(config.oracle),
+        augment=config.oracle,
         rows=rows,
         packed=packed,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from kame_jax.config import load_run
 from kame_jax.data.pipeline import read_ahead, train_batches
-from kame_jax.train.corpus import oracle_augment, read_samples, schedule_of
+from kame_jax.train.corpus import read_samples, schedule_of
 
 
 def read(path, process, processes, start, stop):
@@ -23,7 +23,7 @@ def read(path, process, processes, start, stop):
         batch_size=config.train.batch_size,
         length=config.data.max_frames,
         seed=config.seed,
-        augment=oracle_augment(config.oracle),
+        augment=config.oracle,
         rows=range(process * share, (process + 1) * share),
         packed=config.data.pack,
     )

@@ -1,27 +1,28 @@
 """Cutting, labelling and the oracle's augmentation equal kame_finetune's collator, draw for draw."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kame_jax.config import ModelConfig, TransformerConfig, load_run
-from kame_jax.data.collate import REFERENCE, OracleAugment, collate_row, oracle_row
+from kame_jax.config import ModelConfig, OracleConfig, TransformerConfig, load_run
+from kame_jax.data.collate import UNDISTURBED, collate_row, oracle_row
 from kame_jax.data.cutting import Sample, make_samples
 from kame_jax.data.events import UNSAID, OracleEvents, pack_events
 from kame_jax.data.records import Record
 from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
-from kame_jax.train.corpus import cut_of, oracle_augment, schedule_of
+from kame_jax.train.corpus import cut_of, schedule_of
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "data" / "collate.json").read_text())
 AUGMENTS = {
-    "plain": OracleAugment(),
-    "reference": REFERENCE,
-    "sometimes": OracleAugment(shift_prob=0.5, right_shift=(0, 40), left_shift=(2, 3), jitter=4),
-    "hints": OracleAugment(hint_only=True, skip_max=0.5),
-    "warm": OracleAugment(hint_only=True, hint_warmup=(10, 20), jitter=2),
+    "plain": UNDISTURBED,
+    "reference": OracleConfig(causal=False),
+    "sometimes": replace(UNDISTURBED, shift_prob=0.5, right_shift=(0, 40), left_shift=(2, 3), jitter=4),
+    "hints": replace(UNDISTURBED, hint_only=True, skip=(0.0, 0.5)),
+    "warm": replace(UNDISTURBED, hint_only=True, hint_warmup=(10, 20), jitter=2),
 }
 
 
@@ -86,7 +87,7 @@ def test_a_run_with_preset_reference_trains_on_the_reference_collators_rows(case
     )
     config = model(case["model"])
     samples = make_samples(RECORDS, config, speakers=run.data.speakers, cut=cut_of(run.data))
-    schedule, augment = schedule_of(config, run.oracle.tail), oracle_augment(run.oracle)
+    schedule, augment = schedule_of(config, run.oracle.tail), run.oracle
     length, rng = np.shape(case["inputs"])[2], np.random.default_rng(GOLDEN["seed"])
     rows = [collate_row(s, length, schedule, augment, rng, GOLDEN["step"]) for s in samples]
     np.testing.assert_array_equal([row["oracle"] for row in rows], case["oracles"]["reference"])
@@ -116,10 +117,13 @@ def test_tokens_that_do_not_fit_the_model_come_as_one_list():
     assert "dialogue short, speaker A: 2 rows, the model expects 4" in str(error.value)
 
 
-def test_augmentation_outside_its_range_is_refused():
+@pytest.mark.parametrize(
+    "wrong", [("shift_prob=1.5", "jitter=-1"), ("right_shift=[3,1]", "hint_warmup=[5,4]")]
+)
+def test_augmentation_outside_its_range_is_refused(wrong):
     with pytest.raises(InputError) as error:
-        OracleAugment(shift_prob=1.5, right_shift=(3, 1), jitter=-1, hint_warmup=(5, 4))
-    assert len(error.value.problems) == 4
+        load_run("tiny", [f"oracle.{setting}" for setting in wrong])
+    assert len(error.value.problems) == 2
 
 
 def test_a_sample_longer_than_its_row_is_refused():

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from kame_jax.data.collate import OracleAugment, collate_row, oracle_row
+from kame_jax.data.collate import UNDISTURBED, collate_row, oracle_row
 from kame_jax.data.cutting import Cut, make_samples
 from kame_jax.data.dataset_samples import DatasetSamples, MixedSamples, open_samples
 from kame_jax.data.events import pack_events
@@ -21,7 +21,9 @@ from kame_jax.train.corpus import fingerprint, preset_note
 from tests.train.small import MODEL, run_config, write_records
 
 SCHEDULE = OracleSchedule(MODEL.text_card, 3)
-AUGMENT = OracleAugment(shift_prob=0.5, right_shift=(1, 3), left_shift=(1, 3), skip_max=0.5, jitter=2)
+AUGMENT = dataclasses.replace(
+    UNDISTURBED, shift_prob=0.5, right_shift=(1, 3), left_shift=(1, 3), skip=(0.0, 0.5), jitter=2
+)
 FACTS = {"codebooks": MODEL.n_q // 2, "card": MODEL.card, "text_card": MODEL.text_card}
 
 
@@ -127,13 +129,13 @@ def test_a_mixture_draws_by_its_weights_and_shows_each_part_whole(path, tmp_path
     assert isinstance(mixed, MixedSamples)
     assert len(mixed) == 12
     assert mixed[10].id == "d1/A/0"
-    data = batches(mixed, augment=OracleAugment())
+    data = batches(mixed, augment=UNDISTURBED)
     keys = {same_key(mixed[i]): i for i in range(len(mixed))}
     drawn = [keys[bytes(row)] for step in range(30) for row in data[step]["inputs"].copy()]
     assert abs(sum(i >= 9 for i in drawn) - 90) <= 1
     first = [i for i in drawn if i < 9][:9]
     assert sorted(first) == list(range(9))
-    assert same(data[7], batches(mixed, augment=OracleAugment())[7])
+    assert same(data[7], batches(mixed, augment=UNDISTURBED)[7])
 
 
 def digest(data, steps=range(0, 60, 7)):
@@ -176,7 +178,7 @@ def same_key(sample):
 
 def test_packed_rows_hold_every_sample_once_an_epoch(path):
     samples = DatasetSamples(path, MODEL)
-    data = batches(samples, length=48, packed=True, augment=OracleAugment(), batch_size=1)
+    data = batches(samples, length=48, packed=True, augment=UNDISTURBED, batch_size=1)
     lengths = samples.lengths()
     plan = pack(lengths, 48, 3)
     assert sorted(np.concatenate(list(plan)).tolist()) == list(range(len(samples)))

@@ -1,9 +1,11 @@
 """Batches depend on the seed and the step alone, and an epoch shows every sample once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from kame_jax.data.collate import OracleAugment
+from kame_jax.data.collate import UNDISTURBED
 from kame_jax.data.cutting import Sample
 from kame_jax.data.events import pack_events
 from kame_jax.data.pipeline import eval_batches, longest, read_ahead, train_batches
@@ -11,7 +13,7 @@ from kame_jax.errors import InputError
 from kame_jax.oracle.schedule import OracleSchedule
 
 SCHEDULE = OracleSchedule(90, 3)
-AUGMENT = OracleAugment(shift_prob=0.7, skip_max=0.5, jitter=5)
+AUGMENT = replace(UNDISTURBED, shift_prob=0.7, skip=(0.0, 0.5), jitter=5)
 
 
 def sample(number):
@@ -65,7 +67,7 @@ def test_augmentation_is_drawn_anew_in_each_epoch():
 
 def test_the_hint_curriculum_follows_the_step():
     hinted = [Sample("h", s.columns, s.labels, pack_events([1], [0.5], [1], [[11]], [[31]])) for s in SAMPLES]
-    augment = OracleAugment(hint_only=True, hint_warmup=(2, 3))
+    augment = replace(UNDISTURBED, hint_only=True, hint_warmup=(2, 3))
     data = train_batches(hinted, SCHEDULE, batch_size=4, length=16, seed=0, augment=augment)
     assert all((data[step]["oracle"][:, 2] == 31).all() for step in range(3))
     assert all((data[step]["oracle"][:, 2] == 11).all() for step in range(3, 6))

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from kame_jax.config import ModelConfig, TransformerConfig
-from kame_jax.data.collate import REFERENCE, OracleAugment, collate_row
+from kame_jax.config import ModelConfig, OracleConfig, TransformerConfig
+from kame_jax.data.collate import UNDISTURBED, collate_row
 from kame_jax.data.cutting import Cut, make_samples
 from kame_jax.data.events import FIELDS, UNSAID, build_events
 from kame_jax.data.parquet import read_parquet, write_parquet
@@ -24,10 +25,10 @@ MADE = json.loads((FOLDER / "random.json").read_text())
 ROWS = json.loads((FOLDER / "use_hint.json").read_text())
 PARQUET = FOLDER / "use_hint.parquet"
 AUGMENTS = {
-    "plain": OracleAugment(),
-    "reference": REFERENCE,
-    "skips": OracleAugment(skip_min=0.9, skip_max=0.95, jitter=3),
-    "hints": OracleAugment(hint_only=True, skip_max=0.5, jitter=3),
+    "plain": UNDISTURBED,
+    "reference": OracleConfig(causal=False),
+    "skips": replace(UNDISTURBED, skip=(0.9, 0.95), jitter=3),
+    "hints": replace(UNDISTURBED, hint_only=True, skip=(0.0, 0.5), jitter=3),
 }
 
 
@@ -55,7 +56,7 @@ def test_files_equal_the_references_byte_for_byte(tmp_path, tokenizer):
 
 
 def test_events_keep_the_flags_of_their_records(tokenizer):
-    records = {record.id: record for record in read_parquet(PARQUET)}
+    records = {record.id: record for _, record in read_parquet(PARQUET)}
     kept = 0
     for name, record in records.items():
         raw = json.loads(MADE["files"][name])
@@ -72,7 +73,7 @@ def test_events_keep_the_flags_of_their_records(tokenizer):
 
 
 def test_parquet_written_again_holds_the_same_columns(tmp_path):
-    (file,) = write_parquet(tmp_path / "set", list(read_parquet(PARQUET)))
+    (file,) = write_parquet(tmp_path / "set", [record for _, record in read_parquet(PARQUET)])
     golden, mine = pq.read_table(PARQUET), pq.read_table(file)
     assert sorted(mine.column_names) == sorted(golden.column_names)
     for name in golden.column_names[1:]:
@@ -94,7 +95,7 @@ def test_rows_equal_the_reference_collators(case):
         delays=tuple(ROWS["model"]["delays"]),
         temporal=TransformerConfig(dim=8, num_heads=1, num_layers=1, ffn_dim=8),
     )
-    records = [record for record in read_parquet(PARQUET) if flagged(record)]
+    records = [record for _, record in read_parquet(PARQUET) if flagged(record)]
     samples = make_samples(records, config, speakers=case["speakers"], cut=Cut(case["cut"].get("max_length")))
     schedule = OracleSchedule(config.text_card, 3, tail="keep")
     for name, augment in AUGMENTS.items():

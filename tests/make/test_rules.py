@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kame_jax.data.collate import OracleAugment, oracle_row
+from kame_jax.data.collate import UNDISTURBED, oracle_row
 from kame_jax.data.cutting import Sample
 from kame_jax.data.events import WHILE_SPEAKING, build_events, pack_events
 from kame_jax.data.words import Word
@@ -71,7 +71,9 @@ def test_t2_causal():
     events = pack_events([10], [0.4], [1], [[11, 12]], [[]])
     starts = {}
     for causal in (False, True):
-        augment = OracleAugment(shift_prob=1.0, right_shift=(1, 3), left_shift=(1, 5), causal=causal)
+        augment = dataclasses.replace(
+            UNDISTURBED, shift_prob=1.0, right_shift=(1, 3), left_shift=(1, 5), causal=causal
+        )
         rows = [
             oracle_row(sample(events), OracleSchedule(90, 3), augment, np.random.default_rng(i))
             for i in range(40)
@@ -84,7 +86,7 @@ def test_t2_causal():
 def test_t3_idle_first():
     events = pack_events([4], [0.4], [1], [[11]], [[]])
     rows = [
-        oracle_row(sample(events), OracleSchedule(90, 3), OracleAugment(start_first=first))
+        oracle_row(sample(events), OracleSchedule(90, 3), dataclasses.replace(UNDISTURBED, start_first=first))
         for first in (False, True)
     ]
     assert [int(row[0]) for row in rows] == [3, 90]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kame_jax.data.collate import OracleAugment, collate_row, pack_row, stack_rows
+from kame_jax.data.collate import UNDISTURBED, collate_row, pack_row, stack_rows
 from kame_jax.data.cutting import Cut, make_samples
 from kame_jax.data.records import load_records
 from kame_jax.errors import InputError
@@ -79,7 +79,7 @@ def test_a_packed_row_gives_the_logits_and_losses_of_each_dialogue_alone(name, f
 
 def test_segments_say_whose_a_column_is(folder):
     samples = make_samples(load_records(folder)[:2], MODEL)
-    row = pack_row(samples, 60, schedule_of(MODEL, "clear"), OracleAugment())
+    row = pack_row(samples, 60, schedule_of(MODEL, "clear"), UNDISTURBED)
     counts = [sample.columns.shape[1] for sample in samples]
     assert row["segments"].tolist() == [0] * counts[0] + [1] * counts[1] + [-1] * (60 - sum(counts))
     assert "segments" not in collate_row(samples[0], 60, schedule_of(MODEL, "clear"))
