@@ -16,6 +16,7 @@ from sentencepiece import SentencePieceProcessor
 
 from kame_jax.config import MimiConfig, ModelConfig
 from kame_jax.files import write_whole
+from kame_jax.streams import FRAME_RATE
 
 INK, MUTED = "#1f2430", "#9aa3b2"
 USER, ORACLE, TEXT, OWN = "#3b6ea8", "#b5651d", "#2d7d5a", "#7a4fa3"
@@ -93,7 +94,7 @@ def record(
     user: np.ndarray,
     own: np.ndarray,
     oracle: np.ndarray,
-    frame_rate: float = 12.5,
+    frame_rate: float = FRAME_RATE,
     silent: Sequence[int] = (0, 3),
 ) -> Path:
     """Draws a training record from its tokens alone: the codes of both voices as bands, a column a frame.

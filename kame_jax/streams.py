@@ -10,9 +10,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kame_jax.config import ModelConfig
+from kame_jax.config import MimiConfig, ModelConfig
 
-FRAME_RATE = 12.5
+FRAME_RATE: float = MimiConfig.frame_rate
 """Frames a second of every model of the family, and of its codec."""
 FRAME_SECONDS = 1 / FRAME_RATE
 ZERO_ID = -1

@@ -45,6 +45,7 @@ def _run(args: argparse.Namespace) -> None:
     """Build a data set."""
     from kame_jax.files import free_folder
     from kame_jax.make.build import build_dataset, export_parquet, open_source
+    from kame_jax.streams import FRAME_SECONDS
     from kame_jax.train.progress import Terminal
 
     if not 0 <= args.held_out < 1:
@@ -79,7 +80,7 @@ def _run(args: argparse.Namespace) -> None:
             )
             result = {"data": args.out}
             text = f"{args.out}: " + ", ".join(
-                f"{split} {counts['dialogues']:,} dialogues, {counts['frames'] / 45_000:.2f} h"
+                f"{split} {counts['dialogues']:,} dialogues, {counts['frames'] * FRAME_SECONDS / 3600:.2f} h"
                 for split, counts in report.splits.items()
             )
     finish(args, result | {"splits": report.splits}, problems + report.problems, text)

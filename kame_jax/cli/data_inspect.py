@@ -40,6 +40,7 @@ def _run(args: argparse.Namespace) -> None:
     from kame_jax.data.records import Record
     from kame_jax.data.statistics import Statistics, describe
     from kame_jax.make.build import open_source
+    from kame_jax.streams import FRAME_RATE
     from kame_jax.train.progress import Terminal
 
     source = open_source(args.data)
@@ -63,7 +64,7 @@ def _run(args: argparse.Namespace) -> None:
             args.bounds,
             source.facts.get("text_padding_id", 3),
             source.facts.get("text_end_padding_id", 0),
-            source.facts.get("frame_rate", 12.5),
+            source.facts.get("frame_rate", FRAME_RATE),
         )
         for record in records():
             figures.add(record)
@@ -78,6 +79,7 @@ def _draw(args: argparse.Namespace, source: Any) -> None:
     from kame_jax.data.cutting import Sample
     from kame_jax.oracle.schedule import OracleSchedule
     from kame_jax.oracle.text import load_tokenizer
+    from kame_jax.streams import FRAME_RATE
 
     if Path(args.picture).suffix.lower() != ".png":
         raise InputError(f"--picture {args.picture}: the name must end in .png")
@@ -91,7 +93,7 @@ def _draw(args: argparse.Namespace, source: Any) -> None:
     if read is None:
         raise InputError(f"--record {args.record}: no such dialogue in {args.data}")
     record = read()
-    rate = source.facts.get("frame_rate", 12.5)
+    rate = source.facts.get("frame_rate", FRAME_RATE)
     pad, end_pad = (
         source.facts.get(f"text_{name}", i) for name, i in (("padding_id", 3), ("end_padding_id", 0))
     )

@@ -17,6 +17,7 @@ from sentencepiece import SentencePieceProcessor
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
 from kame_jax.oracle.text import encode_oracle
+from kame_jax.streams import FRAME_RATE
 
 FIELDS = {
     "frame_pos": np.int32,
@@ -134,7 +135,7 @@ def build_events(
     num_frames: int,
     tokenizer: SentencePieceProcessor,
     *,
-    frame_rate: float = 12.5,
+    frame_rate: float = FRAME_RATE,
     protect_kept: bool = False,
 ) -> OracleEvents:
     """Events of one channel from the records of `oracle_raw/<id>.json`.

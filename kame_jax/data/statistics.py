@@ -12,6 +12,7 @@ from kame_jax.data.records import Record
 from kame_jax.data.words import CHANNELS
 from kame_jax.oracle.levels import hint_level
 from kame_jax.oracle.schedule import OracleSchedule
+from kame_jax.streams import FRAME_RATE
 
 LEVELS = 6
 
@@ -25,7 +26,9 @@ class Statistics:
         frame_rate: frames a second.
     """
 
-    def __init__(self, bounds: str = "paper", pad_id: int = 3, end_pad_id: int = 0, frame_rate: float = 12.5):
+    def __init__(
+        self, bounds: str = "paper", pad_id: int = 3, end_pad_id: int = 0, frame_rate: float = FRAME_RATE
+    ):
         self._bounds, self._rate = bounds, frame_rate
         self._silent = (pad_id, end_pad_id)
         # The start of an answer is no id of the vocabulary, so it can be told from its tokens.

@@ -20,6 +20,7 @@ from kame_jax.data.events import OracleEvents, pack_events
 from kame_jax.data.records import Record
 from kame_jax.demo.dialogues import fact_words, sample_entries
 from kame_jax.errors import InputError
+from kame_jax.streams import FRAME_RATE
 
 TRIES = 20
 """Draws of an exchange's words until the oracle of a revised answer has a time to change its mind."""
@@ -71,7 +72,7 @@ def find_exchanges(
     *,
     pad_id: int = 3,
     end_pad_id: int = 0,
-    frame_rate: float = 12.5,
+    frame_rate: float = FRAME_RATE,
 ) -> list[Exchange]:
     """The exchanges of bundled dialogues.
 

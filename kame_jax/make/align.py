@@ -12,6 +12,7 @@ from sentencepiece import SentencePieceProcessor
 
 from kame_jax.data.words import CHANNELS, Word
 from kame_jax.errors import InputError
+from kame_jax.streams import FRAME_RATE
 
 TAIL_SECONDS = 1.0
 """Frames go on for this long after the last word."""
@@ -23,7 +24,7 @@ def align_text(
     *,
     pad_id: int = 3,
     end_pad_id: int = 0,
-    frame_rate: float = 12.5,
+    frame_rate: float = FRAME_RATE,
     spaces: bool = True,
     spell_bytes: bool = False,
     exact: bool = False,
@@ -163,7 +164,7 @@ def text_rows(
     tokenizer: SentencePieceProcessor,
     pad_id: int = 3,
     end_pad_id: int = 0,
-    frame_rate: float = 12.5,
+    frame_rate: float = FRAME_RATE,
     *,
     exact: bool = False,
     spaces: bool = True,

@@ -12,8 +12,9 @@ from typing import Any
 
 from kame_jax.data.words import CHANNELS, Word
 from kame_jax.errors import InputError
+from kame_jax.streams import FRAME_SECONDS
 
-SLACK = 0.08
+SLACK = FRAME_SECONDS
 """Seconds, one frame: what a word may run past the audio or into its neighbour without a remark."""
 MIN_RATE = 8000
 """Samples a second: less is no recording of speech."""

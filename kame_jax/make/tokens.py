@@ -32,6 +32,7 @@ from kame_jax.make.job import Job, Outcome, Progress, Shard, settle
 from kame_jax.make.origin import contamination
 from kame_jax.make.rules import Rules
 from kame_jax.oracle.text import TOKENIZER_NAME, load_tokenizer
+from kame_jax.streams import FRAME_RATE
 
 SETTINGS = "settings.json"
 """What the records of a folder were made with."""
@@ -53,7 +54,7 @@ class Settings:
     card: int = 2048
     """Entries of a codebook."""
     sample_rate: int = 24_000
-    frame_rate: float = 12.5
+    frame_rate: float = FRAME_RATE
     pad_id: int = 3
     end_pad_id: int = 0
     spaces: bool = True

@@ -19,6 +19,7 @@ import soxr
 from kame_jax.config import STTConfig
 from kame_jax.llm import Budget, Failures, LLMError, Retry, one_line
 from kame_jax.llm.sockets import connect, socket_failure
+from kame_jax.streams import FRAME_RATE
 from kame_jax.tandem.transcript import Heard
 
 RATE = 24_000
@@ -41,7 +42,7 @@ class Networked:
         config: STTConfig,
         sample_rate: int,
         who: str,
-        frame_rate: float = 12.5,
+        frame_rate: float = FRAME_RATE,
     ) -> None:
         self.config, self.sample_rate = config, sample_rate
         self.counts: Counter[str] = Counter()
