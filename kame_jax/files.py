@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -217,18 +217,99 @@ def free_folder(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def building(target: Path) -> Iterator[Path]:
-    """A scratch folder beside `target`, gone afterwards whatever happens."""
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+def building(target: Path, *, alone: bool = False) -> Iterator[Path]:
+    """A scratch folder beside `target`, gone afterwards whatever happens.
+
+    Each is locked as long as its process lives; what a killed one has left is removed here.
+
+    Args:
+        target: what is to be made.
+        alone: refuse if another process is making it.
+
+    Raises:
+        InputError: another process is making it.
+        WorkError: the machine cannot: its disk is full, for example.
+    """
+    busy = _others(target)
+    scratch, lock = _scratch(target)
     try:
+        # Of two that start at once, the first by name stays.
+        if alone and (busy or any(other < scratch for other in _others(target, scratch))):
+            raise InputError(f"{target}: another process is making it")
         yield scratch
+    except (InputError, WorkError):
+        raise
+    except Exception as error:
+        # Libraries wrap what the system said in errors and pages of their own.
+        said = (text for text in map(os.strerror, NOT_THE_USERS) if text in str(error))
+        if (reason := next(said, None)) is None:
+            raise
+        raise WorkError(f"{target}: cannot be written: {reason}") from error
     finally:
-        # When one of Orbax's writers fails, others may still be making files for a moment.
-        for _ in range(CLEANING_TRIES):
-            shutil.rmtree(scratch, ignore_errors=True)
-            if not scratch.exists():
-                break
-            time.sleep(0.1)
+        _remove(scratch)
+        os.close(lock)
+
+
+def settle(made: Path, target: Path) -> None:
+    """Gives a folder that is complete its name.
+
+    Raises:
+        InputError: something has come to be there in the meantime.
+    """
+    try:
+        made.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise InputError(
+            f"{target}: was made by another process in the meantime, and is left as it is"
+        ) from None
+
+
+def _scratch(target: Path) -> tuple[Path, int]:
+    """A new folder with a lock on it."""
+    while True:
+        scratch = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
+        scratch.mkdir()
+        lock = os.open(scratch, os.O_RDONLY)
+        if _locks(lock) is not False and scratch.exists():
+            return scratch, lock
+        os.close(lock)  # taken for one that was left, in the moment before it was locked
+
+
+def _locks(folder: int) -> bool | None:
+    """Whether a folder's lock could be taken; None where the file system has none."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _others(target: Path, own: Path | None = None) -> list[Path]:
+    """Scratch folders of other processes that live; those that were left are removed."""
+    form = re.compile(rf"\.{re.escape(target.name[:200])}\.[0-9a-f]{{8}}\.part")
+    live = []
+    for path in [p for p in target.parent.iterdir() if form.fullmatch(p.name) and p != own and p.is_dir()]:
+        with contextlib.suppress(FileNotFoundError):  # its process has just ended
+            lock = os.open(path, os.O_RDONLY)
+            if _locks(lock):
+                _remove(path)
+            else:
+                live.append(path)
+            os.close(lock)
+    return live
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder. When one of Orbax's writers fails, others may still be making files in it for a moment."""
+    for _ in range(CLEANING_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.1)
 
 
 def _kind(path: str | os.PathLike[str], expected: str) -> int | None:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
-from kame_jax.checkpoint.checksum import checksum
+from kame_jax.checkpoint.checksum import checksum, combined, named_sums, sums
 from kame_jax.checkpoint.native import Meta, read_meta, v1
 from kame_jax.config import ModelConfig
 from kame_jax.errors import InputError, WorkError
@@ -127,6 +127,7 @@ class Checkpoints:
         """
         if step == self.latest:
             return
+        weights = named_sums(params)
         items = {
             "params": _present(params),
             "opt": _present(opt),
@@ -134,9 +135,9 @@ class Checkpoints:
                 "seed": self.seed,
                 "step": step,
                 "samples": self.samples,
-                "checksum": _checksum(params, opt),
+                "checksum": combined([*weights.values(), *sums([*opt.values()])]),
             },
-            "meta": Meta(self.config, self.provenance).to_json(),
+            "meta": Meta(self.config, self.provenance, weights).to_json(),
         }
         figures = None if figure is None else {"best": figure}
         with self._writing():
@@ -267,7 +268,8 @@ class Checkpoints:
 
 def save_weights(path: Path, params: Nested, config: ModelConfig, provenance: Mapping[str, Any]) -> None:
     """Weights alone as a checkpoint that every command reads, in place of one that is there."""
-    items = {"params": _present(params), "meta": Meta(config, dict(provenance)).to_json()}
+    meta = Meta(config, dict(provenance), named_sums(params))
+    items = {"params": _present(params), "meta": meta.to_json()}
     with _quiet(), _context():
         v1.save_checkpointables(path.absolute(), items, overwrite=True)
 

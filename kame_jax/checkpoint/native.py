@@ -23,10 +23,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from kame_jax.checkpoint.checksum import host_sum, sums
 from kame_jax.checkpoint.weights import Box, Shapes, Weights, cast, whole
 from kame_jax.config import MimiConfig, ModelConfig, build, to_dict
 from kame_jax.errors import InputError
-from kame_jax.files import building, free_folder, read_json
+from kame_jax.files import building, free_folder, read_json, settle
 from kame_jax.model import tree
 
 try:
@@ -48,6 +49,8 @@ class Meta:
 
     config: ModelConfig | MimiConfig
     provenance: dict[str, Any] = field(default_factory=dict)
+    sums: dict[str, int] = field(default_factory=dict)
+    """Path -> `checksum.sums` of the array; empty in checkpoints of earlier versions, which are not checked."""
 
     def to_json(self) -> dict[str, Any]:
         """The item's content."""
@@ -58,6 +61,7 @@ class Meta:
             "kind": kind,
             "model": to_dict(self.config),
             "provenance": self.provenance,
+            "sums": self.sums,
         }
 
 
@@ -78,7 +82,7 @@ def read_meta(path: Path) -> Meta:
             f"{file}: format {value['format_version']} is newer than this program's {FORMAT_VERSION}"
         )
     config: Any = build(KINDS[value["kind"]], value.get("model", {}), about=f"{file}: model")
-    return Meta(config, value.get("provenance", {}))
+    return Meta(config, value.get("provenance", {}), value.get("sums", {}))
 
 
 def native_kind(path: Path) -> str:
@@ -131,16 +135,17 @@ def save(
         InputError: there is something at `path`.
     """
     target = free_folder(path)
-    lazy = {p: _Lazy(weights, p) for p, shape in weights.shapes.items() if np.prod(shape)}
+    written: dict[str, int] = {}
+    lazy = {p: _Lazy(weights, p, written) for p, shape in weights.shapes.items() if np.prod(shape)}
     axes = tree.axes(tree.abstract(meta.config))
     args = {p: _save_args(array, axes[p]) for p, array in lazy.items()}
-    with building(target) as scratch, _quiet(), _checkpointer() as checkpointer:
+    with _quiet(), building(target, alone=True) as scratch, _checkpointer() as checkpointer:
         inside = scratch / "checkpoint"
         params = ocp.args.PyTreeSave(tree.nest(lazy), save_args=tree.nest(args))
         checkpointer.save(inside, ocp.args.Composite(params=params))
-        _add_meta(inside, meta)
+        _add_meta(inside, dataclasses.replace(meta, sums=written))
         also(inside)
-        inside.rename(target)
+        settle(inside, target)
 
 
 def _add_meta(checkpoint: Path, meta: Meta) -> None:
@@ -170,11 +175,12 @@ class NativeWeights:
     """The `params` item of a checkpoint, read an array at a time.
 
     Raises:
-        InputError: its arrays are not those of the model that `meta` describes.
+        InputError: its arrays are not those of the model that `meta` describes; when they are read, also: they are not
+            what was written.
     """
 
-    def __init__(self, path: Path, config: ModelConfig | MimiConfig):
-        self.path = path
+    def __init__(self, path: Path, meta: Meta):
+        self.path, self.sums, config = path, meta.sums, meta.config
         self._read: tuple[str, np.ndarray] | None = None
         expected = tree.shapes(tree.abstract(config))
         with _damage_of(path):
@@ -214,7 +220,28 @@ class NativeWeights:
         if self._read is None or self._read[0] != path:
             self._read = None
             self._read = path, self.restore({path: np.ndarray})[path]
+            self._check({path: host_sum(self._read[1])})
         return self._read[1]
+
+    def _check(self, found: Mapping[str, int]) -> None:
+        """Raises InputError when arrays have other sums than they were written with."""
+        if changed := sorted(path for path, number in found.items() if self.sums.get(path, number) != number):
+            raise InputError(
+                f"{self.path}: damaged checkpoint: {', '.join(changed[:5])} are not as they were written; take another "
+                "copy, or another step of the run by its name"
+            )
+
+    def check(self, arrays: Mapping[str, jax.Array]) -> None:
+        """Compares arrays on devices with what was written, those that are in the dtype they were written in.
+
+        Raises:
+            InputError: they are damaged.
+        """
+        whole = {p: array for p, array in arrays.items() if p in self.sums and array.dtype == self.dtype(p)}
+        if all(array.is_fully_addressable and array.platform() == "cpu" for array in whole.values()):
+            self._check({path: host_sum(np.asarray(array)) for path, array in whole.items()})
+        else:
+            self._check(dict(zip(whole, sums(list(whole.values())), strict=True)))
 
     def restore(self, targets: Mapping[str, Any]) -> dict[str, Any]:
         """Several arrays at once.
@@ -237,6 +264,8 @@ class _Lazy:
 
     weights: Weights
     path: str
+    sums: dict[str, int]
+    """Gets the sum of what was written."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -256,7 +285,9 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
         args = args or [ocp.SaveArgs()] * len(values)
         for value, info, arg in zip(values, infos, args, strict=True):
             array = whole(value.weights, value.path)
-            for future in await super().serialize([array], [info], [arg]):
+            writes = await super().serialize([array], [info], [arg])
+            value.sums[value.path] = await asyncio.to_thread(host_sum, array)
+            for future in writes:
                 await asyncio.to_thread(future.result)
             del array
         return []
@@ -288,10 +319,10 @@ def _damage_of(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Orbax's remarks on choices that are made here on purpose."""
+    """Without Orbax's remarks on choices that are made here on purpose, and its pages on errors that are raised."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -306,4 +337,6 @@ def jax_arrays(
     empty = {
         p: jax.device_put(np.zeros(t.shape, t.dtype), places[p]) for p, t in targets.items() if not t.size
     }
-    return weights.restore(targets) | empty
+    arrays = weights.restore(targets)
+    weights.check(arrays)
+    return arrays | empty

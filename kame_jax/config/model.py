@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from kame_jax.config.fields import Count, OneOf, Positive, PositiveFloat
+from kame_jax.config.fields import Count, OneOf, Positive, PositiveFloat, Range
 
 GATINGS = ("none", "silu", "gelu", "sigmoid", "relu", "tanh")
 NORMS = ("rms_norm_f32", "rms_norm", "layer_norm", "layer_norm_f32")
@@ -212,6 +212,10 @@ class ModelConfig:
             yield "conditioners", f"the name {name!r} is used {names.count(name)} times"
 
 
+MOST_STAGES = 16
+"""Stages of a codec, and blocks in each: more are a mistake, and would be built one by one."""
+
+
 @dataclass(frozen=True)
 class SeanetConfig:
     """Mimi's convolutional encoder and decoder."""
@@ -225,7 +229,7 @@ class SeanetConfig:
     kernel: Positive = 7
     residual_kernel: Positive = 3
     last_kernel: Positive = 3
-    residual_layers: Positive = 1
+    residual_layers: Annotated[int, Range(1, MOST_STAGES)] = 1
     dilation_base: Positive = 2
     compress: Positive = 2
     """Channel reduction inside a residual block."""
@@ -275,6 +279,9 @@ class MimiConfig:
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
+        if len(self.seanet.ratios) > MOST_STAGES:
+            yield "seanet.ratios", f"expected at most {MOST_STAGES} numbers, got {len(self.seanet.ratios):,}"
+            return
         hop = math.prod(self.seanet.ratios)
         if self.sample_rate % hop:
             yield "seanet.ratios", f"their product {hop} must divide sample_rate ({self.sample_rate})"

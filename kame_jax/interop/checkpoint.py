@@ -125,7 +125,7 @@ def _lm_config(checkpoint: Checkpoint) -> ModelConfig:
 
 def _open_native(path: Path) -> Checkpoint:
     meta = read_meta(path)
-    return Checkpoint(str(path), Layout.OURS, meta.config, NativeWeights(path, meta.config), meta.provenance)
+    return Checkpoint(str(path), Layout.OURS, meta.config, NativeWeights(path, meta), meta.provenance)
 
 
 def _open_files(

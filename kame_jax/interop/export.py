@@ -19,7 +19,7 @@ import kame_jax
 from kame_jax.checkpoint.weights import Weights, whole
 from kame_jax.config import MimiConfig, ModelConfig
 from kame_jax.errors import InputError
-from kame_jax.files import building, free_folder
+from kame_jax.files import building, free_folder, settle
 from kame_jax.interop import kwargs, lm_tables, mimi_kwargs, mimi_tables
 from kame_jax.interop.assemble import slot_value, stored_dtype
 from kame_jax.interop.beside import Beside
@@ -81,7 +81,7 @@ def export(
             files[LORA_NAME] = [rule for rule in rules if _is_adapter(rule)]
         texts = _config_files(checkpoint, lm_config, kind)
     target = free_folder(folder)
-    with building(target) as scratch:
+    with building(target, alone=True) as scratch:
         inside = scratch / "export"
         inside.mkdir()
         for name, some in files.items():
@@ -92,7 +92,7 @@ def export(
                 texts[CONFIG_NAMES[0]] |= beside.names
         for name, text in texts.items():
             (inside / name).write_text(json.dumps(text, indent=4) + "\n")
-        inside.rename(target)
+        settle(inside, target)
     return sorted(target.iterdir())
 
 

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from kame_jax.checkpoint.weights import Box
-from kame_jax.errors import InputError
+from kame_jax.errors import InputError, WorkError
 from kame_jax.files import regular_file
 
 DTYPES: dict[str, np.dtype] = {
@@ -172,7 +172,10 @@ class SafetensorsFile:
         memory = out.reshape(-1).view(np.uint8).data
         done = 0
         while done < len(memory):
-            got = os.preadv(self._fd, [memory[done : done + (1 << 30)]], offset + done)
+            try:
+                got = os.preadv(self._fd, [memory[done : done + (1 << 30)]], offset + done)
+            except OSError as error:
+                raise WorkError(f"{self.path}: cannot be read any further: {error.strerror}") from None
             if got <= 0:
                 raise InputError(f"{self.path}: ended while it was being read, at byte {offset + done}")
             done += got

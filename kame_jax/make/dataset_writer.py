@@ -19,7 +19,7 @@ from kame_jax.data.events import FIELDS
 from kame_jax.data.records import Record, record_columns
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.files import building, free_folder
+from kame_jax.files import building, free_folder, settle
 from kame_jax.oracle.text import TOKENIZER_NAME
 
 VERSION = "1.0.0"
@@ -137,7 +137,7 @@ def write_dataset(
         InputError: `out` is taken, or a split is empty.
     """
     target = free_folder(out)
-    with building(target) as scratch:
+    with building(target, alone=True) as scratch:
         inside = scratch / "set"
         facts = dict(facts) | {"block_frames": block_frames}
         builder = DialogueBuilder(splits, facts, block_frames, data_dir=inside)
@@ -160,7 +160,7 @@ def write_dataset(
             shutil.copyfile(tokenizer, folder / TOKENIZER_NAME)
         if target.exists():
             target.rmdir()
-        inside.rename(target)
+        settle(inside, target)
     return result
 
 

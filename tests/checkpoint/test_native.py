@@ -4,14 +4,18 @@ import dataclasses
 import json
 import shutil
 
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
+from kame_jax.checkpoint.checksum import host_sum, sums
 from kame_jax.checkpoint.native import Meta, NativeWeights, meta_context, read_meta, save, v1
 from kame_jax.checkpoint.weights import ArrayWeights, whole
 from kame_jax.config import to_dict
 from kame_jax.errors import InputError
 from kame_jax.interop import load_checkpoint, open_checkpoint
+from kame_jax.interop.export import export
 from kame_jax.model import tree
 from tests.interop.files import GOLDEN, golden, write
 
@@ -77,7 +81,7 @@ def test_weights_load_in_the_dtype_asked_for_and_conditioners_in_float32(tmp_pat
 
 
 def test_reading_regions_of_a_checkpoint_reads_the_array_once(converted):
-    weights = NativeWeights(converted, read_meta(converted).config)
+    weights = NativeWeights(converted, read_meta(converted))
     path = "temporal.layers.attn_in.weight"
     full = whole(weights, path)
     box = tuple((0, max(1, size // 2)) for size in full.shape)
@@ -108,6 +112,46 @@ def test_nothing_is_overwritten(converted, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot be written"):
         save(tmp_path / "file" / "below", opened.weights, Meta(opened.config))
+
+
+def test_a_changed_bit_in_any_array_is_found_before_anything_is_made_of_it(converted, tmp_path):
+    chunks = sorted(p for p in (converted / "params").rglob("*") if p.is_file() and p.parent.name != "params")
+    chunks = [p for p in chunks if p.suffix != ".json" and p.stat().st_size]
+    assert len(chunks) >= 20
+    for number, chunk in enumerate(chunks[::2]):
+        copy = tmp_path / str(number)
+        shutil.copytree(converted, copy)
+        damaged = copy / chunk.relative_to(converted)
+        content = bytearray(damaged.read_bytes())
+        content[number * 7 % len(content)] ^= 1 << number % 8
+        damaged.write_bytes(bytes(content))
+        with pytest.raises(InputError, match="damaged checkpoint"):
+            load_checkpoint(copy)
+        with pytest.raises(InputError, match="damaged checkpoint"):
+            export(open_checkpoint(copy), tmp_path / "export", "moshi")
+        assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (9,), (3, 5, 7), (2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn])
+def test_the_hosts_sum_is_the_devices(shape, dtype):
+    array = np.asarray(np.random.default_rng(0).normal(size=shape)).astype(dtype)
+    assert sums([jnp.asarray(array)]) == ([host_sum(array)] if array.size else [])
+
+
+def test_the_newest_step_is_taken_or_refused_and_never_passed_over(converted, tmp_path):
+    for name in ("2", "10", "99999", "-5", "11.tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    for step in ("2", "10"):
+        shutil.copytree(converted, tmp_path / "checkpoints" / step, dirs_exist_ok=True)
+    (tmp_path / "checkpoints" / "12").symlink_to("12")
+    assert open_checkpoint(tmp_path).name.endswith("checkpoints/10")
+    for lost in ("params/_METADATA", "meta/data.json"):
+        copy = tmp_path / lost.replace("/", ".") / "checkpoints"
+        shutil.copytree(tmp_path / "checkpoints", copy, symlinks=True)
+        (copy / "10" / lost).unlink()
+        with pytest.raises(InputError, match="checkpoints/10"):
+            load_checkpoint(copy.parent)
 
 
 def drop_array(path):

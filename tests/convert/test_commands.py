@@ -13,11 +13,16 @@ from safetensors.numpy import load_file, save_file
 
 from convert import inspect, to_jax, to_torch, verify
 from kame_jax.config import load_model
-from kame_jax.interop import open_checkpoint
+from kame_jax.errors import InputError
+from kame_jax.files import building, settle
+from kame_jax.interop import load_checkpoint, load_mimi, open_checkpoint
+from kame_jax.interop.beside import find_codec, find_tokenizer
 from tests.interop.files import BFLOAT16, GOLDEN, adapters, assert_same_bytes, cast, golden, mimi, write
 
 ROOT = Path(__file__).parent.parent.parent
 RELEASED = Path(__file__).parent / "released"
+ASSETS = ROOT / "kame_jax" / "assets" / "tiny"
+BESIDE = {"tokenizer": "tokenizer.model", "codec": "mimi.safetensors"}
 
 
 def run(capsys, command, *args):
@@ -54,6 +59,80 @@ def test_options_reach_the_conversion(tmp_path, capsys):
     written = load_file(tmp_path / "back" / "model.safetensors")
     assert "transformer.layers.0.self_attn.in_proj_weight" in written
     assert {value.dtype for value in written.values()} == {BFLOAT16}
+
+
+def test_the_tokenizer_and_the_codec_go_along_and_are_found_there(tmp_path, capsys):
+    status, result, err = run(capsys, to_jax, ASSETS, tmp_path / "ours")
+    assert status == 0
+    assert result["carried"] == {what: str(ASSETS / name) for what, name in BESIDE.items()}
+    assert "tokenizer copied from" in err
+    status, result, _ = run(capsys, to_torch, tmp_path / "ours", tmp_path / "back", "--layout", "kame")
+    assert status == 0
+    assert result["missing"] == []
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert [config[key] for key in ("tokenizer_name", "mimi_name")] == [
+        "tokenizer.model",
+        "tokenizer-e351c8d8-checkpoint125.safetensors",
+    ]
+    for place in (tmp_path / "ours", tmp_path / "back"):
+        assert find_tokenizer(place).read_bytes() == (ASSETS / "tokenizer.model").read_bytes()
+        assert load_mimi(find_codec(place)).config == load_mimi(ASSETS / "mimi.safetensors").config
+
+
+def test_a_number_too_large_for_the_dtype_is_refused(tmp_path, capsys):
+    tensors, config = golden("user_stream")
+    tensors["text_linear.weight"][0, 0] = 1e5
+    source = write(tmp_path / "source", tensors, config)
+    options = ("--layout", "moshi", "--dtype", "float16")
+    status, _, err = run(capsys, to_torch, source, tmp_path / "x", *options)
+    assert status == 2
+    assert "text_linear.weight: a weight of 100000 is too large for float16" in err
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(InputError, match="text_head.weight has numbers beyond float16"):
+        load_checkpoint(source, dtype="float16")
+
+
+def test_tensors_of_zeros_and_numbers_that_are_none_are_told(tmp_path, capsys):
+    tensors, config = golden("user_stream")
+    tensors["linears.3.weight"][:] = 0
+    tensors["emb.1.weight"][2] = np.nan
+    source = write(tmp_path / "source", tensors, config)
+    report = run(capsys, inspect, source)[1]
+    assert "nothing but zeros in linears.3.weight" in report["surprises"]
+    assert "numbers that are infinite or NaN in emb.1.weight" in report["surprises"]
+    assert run(capsys, inspect, source, "--headers")[1]["surprises"] == []
+    result = run(capsys, to_jax, source, tmp_path / "ours")[1]
+    assert result["notes"] == ["nothing but zeros in linears.3.weight"]
+
+
+def test_what_a_file_says_does_not_reach_the_terminal_as_a_command(tmp_path, capsys):
+    tensors, config = golden("user_stream")
+    source = write(tmp_path, {}, config, "x.safetensors")
+    (source / "x.safetensors").unlink()
+    save_file(tensors, source / "model.safetensors", {"producer": "\x1b[2J\x9bred\u202e"})
+    assert inspect.main([str(source)]) == 0
+    assert "\\x1b[2J\\x9bred\\u202e" in capsys.readouterr().out
+    save_file({"\x1b[31m": np.ones(1, np.float32)}, source / "model.safetensors")
+    assert inspect.main([str(source / "model.safetensors")]) == 0
+    assert to_jax.main([str(source / "model.safetensors"), str(tmp_path / "y")]) == 2
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+
+
+def test_a_killed_conversion_leaves_nothing_that_the_next_does_not_remove(tmp_path, capsys):
+    source = GOLDEN / "lm" / "user_stream"
+    left = tmp_path / ".ours.0123abcd.part"
+    (left / "params").mkdir(parents=True)
+    assert run(capsys, to_jax, source, tmp_path / "ours")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+    with building(tmp_path / "other"):
+        status, _, err = run(capsys, to_jax, source, tmp_path / "other")
+    assert (status, err.splitlines()[-1]) == (2, f"kame-jax: {tmp_path}/other: another process is making it")
+    with building(tmp_path / "late", alone=True) as scratch:
+        (scratch / "inside").mkdir()
+        write(tmp_path / "late", {}, {})
+        with pytest.raises(InputError, match="made by another process in the meantime"):
+            settle(scratch / "inside", tmp_path / "late")
 
 
 def test_mimi_goes_there_and_back(tmp_path, capsys):
