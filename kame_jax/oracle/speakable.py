@@ -11,10 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kame_jax.oracle.numbers import cardinal, ordinal, roman
-from kame_jax.oracle.spoken.cursor import Cursor
+from kame_jax.oracle.spoken.cursor import GLUE, LINE, PAUSE, RESTART, STOP, Cursor
 from kame_jax.oracle.spoken.lexer import REASONS, Lexer, More, Refusal
-from kame_jax.oracle.spoken.reading import GLUE, LINE, RESTART, STOP, read
-from kame_jax.oracle.spoken.signs import PAUSE
+from kame_jax.oracle.spoken.reading import read
 from kame_jax.oracle.spoken.units import ABBREVIATIONS, NUMBERED_NAMES, RULERS
 
 __all__ = ["KINDS", "MAX_CHARS", "REASONS", "Refusal", "Speaker", "Spoken", "speakable"]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kame_jax.oracle.numbers import cardinal, clock, date, digits, fraction, is_date, spell
+from kame_jax.oracle.numbers import cardinal, clock, date, digits, fraction, is_date, spell, year
 
 MAX_DIGITS = 60
 """Of a number that is still read aloud."""
@@ -78,6 +78,12 @@ def number(text: str) -> Amount:
     return Amount(" point ".join(map(spell, parts)))
 
 
+def is_fraction(above: str, below: str) -> bool:
+    """Whether two numbers with a slash between are a proper fraction with a name."""
+    short = above.isdigit() and below.isdigit() and len(above + below) < 9
+    return short and int(above) < int(below) and fraction(int(above), int(below)) is not None
+
+
 def times(parts: Sequence[str], half: str) -> Amount:
     """Numbers with colons between: a time of day where it can be one, else a ratio. `half` is "AM", "PM" or ""."""
     whole = all(part.isdigit() and len(part) <= 2 for part in parts)
@@ -104,7 +110,7 @@ def slashes(parts: Sequence[str], divides: bool) -> Amount:
         if not divides and (above, below) in _FAMOUS:
             return Amount(_FAMOUS[above, below])
         if len(above) == 4 and len(below) == 2 and int(below) == (int(above) + 1) % 100 and not divides:
-            return Amount(f"{number(above).words} to {number(below).words}")
+            return Amount(f"{year(int(above))} to {number(below).words}")
         if above.isdigit() and below.isdigit() and 0 < int(above) < int(below):
             said = fraction(int(above), int(below))
             if said is not None:
@@ -151,8 +157,12 @@ def hyphens(parts: Sequence[str], called: bool) -> Amount | None:
     if len(parts) > 2:
         by_digit = max(sizes) > 2 or any(part.startswith("0") for part in parts)
         return Amount(" ".join(digits(part) if by_digit else spell(part) for part in parts))
+    if sizes == [2, 2] and parts[0] == parts[1]:
+        return Amount(f"{spell(parts[0])} {spell(parts[1])}")
     if sizes == [3, 4]:
         round_ = int(parts[0]) % 10 == 0 or int(parts[1]) % 10 == 0
         if called or parts[0] == "555" or parts[1].startswith("0") or not round_:
             return Amount(digits("".join(parts)))
+    if min(sizes) > 2 and int(parts[0]) > int(parts[1]):
+        return Amount(f"{spell(parts[0])} {spell(parts[1])}")  # of a model, as the 747-400
     return None

@@ -11,6 +11,8 @@ from collections import Counter, deque
 from kame_jax.oracle.spoken.lexer import Lexer, Token
 from kame_jax.oracle.spoken.units import COMPARED, CURRENCIES, GREEK, OPERATORS
 
+PAUSE, STOP, LINE, RESTART, GLUE = ",", ".", "\n", "\r", "\b"
+"""Read beside words: punctuation, the end of a line, that all before was thinking, an ending of the last word."""
 AHEAD = 8
 """Tokens that are searched for a sign that makes a dash a minus."""
 _ARITHMETIC = frozenset("+×÷±*/^=≈≠<>≤≥·∕")
@@ -36,8 +38,8 @@ class Cursor:
         """Emphasis, quotes, bars and angle brackets that are open."""
         self.said: deque[str] = deque(maxlen=8)
         """The last words, in small letters."""
-        self.last = ""
-        """The kind of the last token."""
+        self.last = self.before_last = ""
+        """The kinds of the last two tokens."""
         self.name = ""
         """The last word, as it is written."""
         self.year = False
@@ -59,7 +61,8 @@ class Cursor:
 
     def done(self, used: int, left: str, value: float | None = None, unit: bool = False) -> None:
         """Goes on by `used` tokens; `left` is what the next operator finds before it."""
-        self.last = self.peek(used - 1).kind if used else self.last
+        kinds = [self.before_last, self.last, *(self.peek(k).kind for k in range(max(0, used - 2), used))]
+        self.before_last, self.last = kinds[-2:]
         for _ in range(used):
             if len(self.ahead) > 1 or self.ahead[0].kind != "end":
                 self.ahead.popleft()

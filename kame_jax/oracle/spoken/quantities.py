@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from kame_jax.oracle.numbers import cardinal, clock, digits, fraction, is_date, ordinal, plural, spell, year
 from kame_jax.oracle.spoken import amounts
 from kame_jax.oracle.spoken.amounts import Amount, decimal_comma, value_digits
@@ -11,13 +13,16 @@ from kame_jax.oracle.spoken.units import (
     CALLS,
     CURRENCIES,
     DECADES,
+    ERAS,
     LENGTHS,
     MONTHS,
     PER,
+    RATED,
     SCALE_WORDS,
     SCALES,
     SPACED,
     UNITS,
+    VERSIONED,
     YEARS,
 )
 
@@ -77,6 +82,15 @@ def _amount(cursor: Cursor, first: int) -> tuple[Amount, int]:
         half, end = _half_of_day(cursor, end)
         return amounts.times(parts, half), end
     parts = _joined(cursor, first, ("-", "–"))
+    if (
+        len(parts) == 2
+        and cursor.peek(first + 3).text == "/"
+        and not arithmetic
+        and not cursor.is_operator(first + 5)
+    ):
+        below = cursor.peek(first + 4).text
+        if amounts.is_fraction(parts[1], below) and len(parts[0]) < 4 and parts[0].isdigit():
+            return Amount(_mixed(parts[0], int(parts[1]), int(below)), int(parts[0]) + 0.5), first + 5
     if len(parts) > 1:
         end = first + 2 * len(parts) - 1
         called = bool(CALLS & set(cursor.said))
@@ -93,6 +107,12 @@ def _amount(cursor: Cursor, first: int) -> tuple[Amount, int]:
         divides = arithmetic or (cursor.is_operator(end) and follows.text != "/")
         if follows.tight and follows.text.lower() in ("rd", "rds", "th", "ths", "st"):
             end += 1
+        if (
+            len(parts) == 2
+            and not divides
+            and (follows.text in ("star", "stars") or RATED & set(cursor.said))
+        ):
+            return Amount(" out of ".join(amounts.number(part).words for part in parts)), end
         return amounts.slashes(parts, divides), end
     if cursor.peek(first + 1).text in ("-", "/", ":") and cursor.peek(first + 1).tight:
         return amounts.number(text), first + 1
@@ -169,8 +189,17 @@ def _with_suffix(cursor: Cursor, amount: Amount, first: int, end: int) -> tuple[
     follows = cursor.peek(end)
     plain, words = amount.digits, [amount.words]
     if cursor.peek(first).tight and cursor.last == "word" and cursor.left in ("word", "name") and plain:
-        return words, end, "number"  # of a name, as in B2B
+        # Of a name, as in B2B; or the base of a logarithm.
+        return (["base", *words], end, "word") if cursor.name == "log" else (words, end, "number")
     comma = None if plain else decimal_comma(cursor.peek(first).text) if end == first + 1 else None
+    if (
+        follows.text in ('"', "″")
+        and follows.tight
+        and not plain
+        and '"' not in cursor.open
+        and amount.value is not None
+    ):
+        return [*words, *(["of", "an", "inch"] if amount.value < 1 else ["inches"])], end + 1, "unit"
     if not plain and comma is None:
         return _measured(cursor, words, end, False)
     if follows.tight and follows.kind == "word":
@@ -193,10 +222,12 @@ def _with_suffix(cursor: Cursor, amount: Amount, first: int, end: int) -> tuple[
             and thing.text not in ("of", "by", "x", "long", "wide", "tall", "and")
         )
         return [*words, "inch" if plain == "1" or kind else "inches"], end + 1, "unit"
-    if follows.text == "′" and follows.tight:
-        return [*words, "foot" if plain == "1" else "feet"], end + 1, "unit"
-    if follows.text == "″" and follows.tight:
-        return [*words, "inch" if plain == "1" else "inches"], end + 1, "unit"
+    if follows.text in ("′", "″") and follows.tight:
+        arc = cursor.said and cursor.said[-1] in ("degree", "degrees", "minute", "minutes")
+        names = ("minute", "minutes", "second", "seconds") if arc else ("foot", "feet", "inch", "inches")
+        return [*words, names[2 * (follows.text == "″") + (plain != "1")]], end + 1, "unit"
+    if "." in plain and cursor.said and cursor.said[-1] in VERSIONED:
+        return [" point ".join(map(spell, plain.split(".")))], end, "number"
     if plain.isdigit() and follows.text.lower() in _HALVES and 0 < int(plain[:3]) < 13 and len(plain) < 3:
         return [clock(int(plain), half=_HALVES[follows.text.lower()])], end + 1, "word"
     if plain.isdigit() and len(plain) < 3 and is_date(1, int(plain)) and _is_day(cursor, end):
@@ -226,12 +257,15 @@ def _glued(cursor: Cursor, plain: str, first: int, end: int) -> tuple[list[str],
             len(plain) == 4
             or (cursor.said and cursor.said[-1] in DECADES and len(plain) == 2)
             or int(plain) % 100 == 0
+            or plain in ("70", "80", "90")
         )
         if decade or plain == "10":
-            return [_decade(plain) + tail], end + 1, "word"
+            return [_decade(plain) + tail], end + 1, "unit"
     if head.lower() in ("am", "pm") and plain.isdigit() and len(plain) < 3 and int(plain) < 25:
         return [f"{cardinal(int(plain))} {head.upper()}{tail}"], end + 1, "unit"
-    if head in SCALES and not tail and not (plain in ("4", "8") and head == "K"):
+    counted = cursor.peek(end + 1)
+    some = "." in plain or (counted.kind == "word" and _is_plural(counted.text))
+    if head in SCALES and not tail and not (plain in ("4", "8") and head == "K") and (head != "B" or some):
         money = cursor.peek(end + 1)
         more = money.text in CURRENCIES and money.tight
         names = CURRENCIES[money.text][1:2] if more else ()
@@ -263,7 +297,8 @@ def _is_year(cursor: Cursor, plain: str, end: int) -> bool:
     counts = follows.kind == "word" and (
         follows.text in UNITS or follows.text.lower() in SCALE_WORDS or _is_plural(follows.text)
     )
-    return not counts and (int(plain) >= 1900 or before in YEARS or cursor.year)
+    likely = int(plain) >= 1900 or (before in ("from", "between") and int(plain) >= 1500)
+    return not counts and (likely or before in YEARS or cursor.year or follows.text in ERAS)
 
 
 def _is_day(cursor: Cursor, end: int) -> bool:
@@ -279,7 +314,7 @@ def _is_day(cursor: Cursor, end: int) -> bool:
 
 
 def _like_year(text: str) -> bool:
-    return text.isdigit() and len(text) == 4 and 1100 <= int(text) < 2100
+    return text.isdigit() and len(text) == 4 and 1000 <= int(text) < 2100
 
 
 def _is_plural(word: str) -> bool:
@@ -320,7 +355,8 @@ def _measured(cursor: Cursor, words: list[str], end: int, one: bool) -> tuple[li
         and not cursor.is_operator(end + 2)
     ):
         if after.text in UNITS:
-            return [f"{words[0]}-{UNITS[after.text][0]}"], end + 2, "word"
+            behind = end + 2
+            return [f"{words[0]}-{UNITS[after.text][0]}"], behind + _swallowed(cursor, behind), "word"
         return [f"{words[0]}-{after.text}"], end + 2, "word"
     if follows.text in ("sq", "cu"):
         dot = after.text == "."
@@ -342,8 +378,9 @@ def _with_unit(cursor: Cursor, words: list[str], end: int, one: bool) -> tuple[l
     if follows.text == "m" and cursor.said and cursor.said[-1] in ("hour", "hours") and follows.tight:
         unit = UNITS["min"]
     fraction_of = " " in words[0] and words[0].endswith(("quarters", "quarter", "thirds", "third", "half"))
+    fraction_of = fraction_of and " and " not in words[0]
     name = [unit[0 if one or fraction_of else 1]]
-    if fraction_of and " and " not in words[0]:
+    if fraction_of:
         name = ["of", "an" if unit[0][0] in "aeiou" or unit[0] == "hour" else "a", unit[0]]
     sup = cursor.peek(k)
     if follows.text in LENGTHS:
@@ -378,18 +415,21 @@ def _with_unit(cursor: Cursor, words: list[str], end: int, one: bool) -> tuple[l
 def _swallowed(cursor: Cursor, k: int) -> int:
     """1 for the period of an abbreviation ("5 ft. tall") that does not end a sentence."""
     stop = cursor.peek(k)
-    return int(
-        stop.text == "."
-        and stop.tight
-        and cursor.peek(k + 1).kind == "word"
-        and cursor.peek(k + 1).text.islower()
-    )
+    if stop.text != "." or not stop.tight:
+        return 0
+    follows = cursor.peek(k + 1)
+    return int(follows.text == "," or (follows.kind == "word" and follows.text.islower()))
 
 
 def power(exponent: str) -> list[str]:
-    """What raises to a power that is written in digits, a sign or a letter."""
+    """What raises to a power that is written in digits or a letter; a sign behind makes it the charge of an ion."""
     if exponent in ("2", "3"):
         return ["squared" if exponent == "2" else "cubed"]
-    sign = {"-": ["minus"], "+": ["plus"]}.get(exponent[:1], [])
-    rest = exponent.lstrip("+-")
-    return ["to", "the", "power", "of", *sign, spell(rest) if rest.isdigit() else rest]
+    parts = re.fullmatch(r"([+-]*)(\d*|[A-Za-z])([+-]?)", exponent)
+    if parts is None:
+        return []
+    names = {"-": "minus", "+": "plus"}
+    number = [spell(parts[2]) if parts[2].isdigit() else parts[2]] if parts[2] else []
+    if parts[3] or not number:
+        return [*number, *(names[sign] for sign in (parts[1] + parts[3])[:1])]
+    return ["to", "the", "power", "of", *(names[sign] for sign in parts[1]), *number]

@@ -8,31 +8,18 @@ from __future__ import annotations
 
 import re
 
-from kame_jax.oracle.numbers import cardinal, digits, fraction, is_date, ordinal, spell, year
-from kame_jax.oracle.spoken.cursor import Cursor, is_name, operator_words
+from kame_jax.oracle.numbers import cardinal, digits, fraction, spell
+from kame_jax.oracle.spoken.amounts import Amount
+from kame_jax.oracle.spoken.cursor import LINE, PAUSE, RESTART, STOP, Cursor, operator_words
 from kame_jax.oracle.spoken.fold import ON_THE_LINE, PLUS
+from kame_jax.oracle.spoken.groups import close_group, open_group
 from kame_jax.oracle.spoken.lexer import Token
 from kame_jax.oracle.spoken.money import read_money
-from kame_jax.oracle.spoken.quantities import power, read_number
-from kame_jax.oracle.spoken.signs import PAUSE, READERS
-from kame_jax.oracle.spoken.units import (
-    ALIKE,
-    CODES,
-    COMPARED,
-    CURRENCIES,
-    GREEK,
-    INITIALS,
-    MONTHS,
-    NUMBERED,
-    SIGNS,
-    SPACED,
-    TIMES_WHAT,
-    UNITS,
-    WHOSE,
-)
+from kame_jax.oracle.spoken.quantities import power, read_amount, read_number
+from kame_jax.oracle.spoken.signs import READERS
+from kame_jax.oracle.spoken.units import ALIKE, COMPARED, CURRENCIES, SIGNS
+from kame_jax.oracle.spoken.words import read_initials, read_word
 
-STOP, LINE, RESTART, GLUE = ".", "\n", "\r", "\b"
-"""Items beside words: punctuation, the end of a line, that all before was thinking, an ending of the last word."""
 _IN_ADDRESSES = {
     ".": "dot",
     "@": "at",
@@ -44,11 +31,6 @@ _IN_ADDRESSES = {
     "~": "tilde",
     "#": "hash",
 }
-_MEASURED = ("feet", "foot", "inch", "inches", "meter", "meters", "grid", "board", "matrix", "table")
-"""What has two sides: "3 x 4 grid" is three by four."""
-_INSIDE = 16
-"""Tokens within which a parenthesis must close to be a calculation."""
-_FUNCTIONS = frozenset("f g h P sin cos tan log ln exp sine cosine tangent max min gcd sqrt abs".split())
 
 
 def read(cursor: Cursor) -> list[str] | None:
@@ -70,16 +52,14 @@ def _end_of_line(cursor: Cursor, token: Token) -> list[str]:
 
 def _stop(cursor: Cursor, token: Token) -> list[str]:
     follows = cursor.peek(1)
-    if token.text == "." and follows.kind == "word" and follows.tight and follows.text[0].islower():
+    joins = follows.kind == "word" and follows.tight and (follows.text[0].islower() or not token.tight)
+    if token.text == "." and joins:
         cursor.changes["symbol"] += 1
         cursor.done(1, "word")
         return ["dot"]
-    if (
-        token.text[0] == "!"
-        and token.tight
-        and cursor.left in ("number", "name", "close")
-        and cursor.is_operator(1)
-    ):
+    calculated = cursor.left in ("number", "name", "close")
+    product = cursor.left == "close" and cursor.math
+    if token.text[0] == "!" and token.tight and calculated and (product or cursor.is_operator(1)):
         cursor.changes["symbol"] += 1
         cursor.done(1, "number")
         return ["factorial"]
@@ -91,9 +71,14 @@ def _stop(cursor: Cursor, token: Token) -> list[str]:
 def _mark(cursor: Cursor, token: Token) -> list[str]:
     text = token.text
     if text == "(":
-        return _open_group(cursor, token)
+        return open_group(cursor, token)
     if text == ")":
-        return _close_group(cursor)
+        return close_group(cursor)
+    if text == "'" and _is_short_year(cursor):
+        year_digits = cursor.peek(1).text
+        cursor.changes["number"] += 1
+        cursor.done(2, "number")
+        return ["oh", digits(year_digits[1])]
     decade = (
         text == "'"
         and cursor.peek(1).kind == "number"
@@ -112,190 +97,10 @@ def _mark(cursor: Cursor, token: Token) -> list[str]:
     return []
 
 
-def _open_group(cursor: Cursor, token: Token) -> list[str]:
-    first = cursor.peek(1)
-    if first.kind == "word" and first.text == "s" and token.tight and cursor.peek(2).text == ")":
-        cursor.done(3, "word")
-        return [GLUE + "s"]
-    phone = (
-        [cursor.peek(k).text for k in range(1, 6)] if first.kind == "number" and len(first.text) == 3 else []
-    )
-    if phone and phone[1] == ")" and phone[3] == "-" and [len(phone[2]), len(phone[4])] == [3, 4]:
-        cursor.changes["number"] += 1
-        cursor.done(6, "number")
-        return [digits("".join(phone))]
-    kind = _group_kind(cursor, token)
-    words: list[str] = []
-    if kind != "text" and token.tight and cursor.left in ("number", "close", "name") and kind != "of":
-        words = ["times"]
-    words += {"quantity": ["the", "quantity"], "nested": ["open", "parenthesis"], "of": ["of"]}.get(kind, [])
-    cursor.groups.append((kind, cursor.equals, cursor.math))
-    cursor.changes["symbol" if kind != "text" else "punctuation"] += 1
-    cursor.done(1, "operator" if kind != "text" else "")
-    return words or ([PAUSE] if kind == "text" else [])
-
-
-def _group_kind(cursor: Cursor, token: Token) -> str:
-    """What a parenthesis is: "quantity" or "nested" in a calculation, "single" around one operand, "of", or "text"."""
-    if not cursor.is_operand(1):
-        return "text"
-    depth, operators, nested, k = 1, 0, False, 1
-    while depth and k < _INSIDE:
-        inner = cursor.peek(k)
-        if inner.kind in ("end", "line", "stop", "restart"):
-            return "text"
-        depth += (inner.text == "(") - (inner.text == ")")
-        nested = nested or inner.text == "("
-        operators += k > 1 and (
-            cursor.is_operator(k) or (inner.text in ("-", "–") and cursor.is_operand(k + 1))
-        )
-        k += 1
-    if depth:
-        return "text"
-    if token.tight and cursor.left in ("name", "word"):
-        if cursor.said and cursor.said[-1] in _FUNCTIONS:
-            return "of"
-        if cursor.left == "word":
-            return "text"
-    tight = token.tight and cursor.left in ("number", "name", "close")
-    after = cursor.peek(k)
-    outside = (
-        cursor.left == "operator"
-        or tight
-        or cursor.is_operator(k)
-        or after.text in ("-", "–")
-        or (after.text == "(" and after.tight)
-    )
-    if not outside:
-        return "text"
-    return ("nested" if nested else "quantity") if operators else "single"
-
-
-def _close_group(cursor: Cursor) -> list[str]:
-    kind, equals, math = cursor.groups.pop() if cursor.groups else ("text", False, False)
-    cursor.changes["punctuation"] += kind == "text"
-    cursor.done(1, "close")
-    cursor.equals, cursor.math = equals, math or kind in ("quantity", "nested")
-    if kind == "nested":
-        return ["close", "parenthesis"]
-    return [PAUSE] if kind in ("text", "quantity") else []
-
-
-def _word(cursor: Cursor, token: Token) -> list[str]:
-    text = token.text
-    if text in WHOSE and cursor.peek(1).text == "$" and cursor.peek(1).tight:
-        return read_money(cursor, 1, WHOSE[text])
-    if text in CODES:
-        return _code(cursor, text)
-    if text in MONTHS:
-        return _month(cursor, text)
-    numbered = text in NUMBERED and (text != "No" or cursor.left)
-    if numbered and cursor.peek(1).text == "." and cursor.peek(2).kind == "number":
-        cursor.changes["symbol"] += 1
-        cursor.done(2, "word")
-        return [NUMBERED[text]]
-    if (
-        text in SPACED
-        and cursor.peek(1).text == "/"
-        and cursor.peek(1).tight
-        and cursor.peek(2).text in UNITS
-    ):
-        below = UNITS[cursor.peek(2).text][0]
-        cursor.done(3, "word")
-        return [UNITS[text][1], "per", below]
-    if text in ("x", "X") and (cursor.left == "number" or (cursor.left == "word" and cursor.comes_equal(1))):
-        said = _times_letter(cursor, token)
-        if said:
-            return said
-    if text in ("w", "w/o") and cursor.peek(1).text == "/" and cursor.peek(1).tight:
-        without = cursor.peek(2).text == "o" and cursor.peek(2).tight
-        cursor.done(3 if without else 2, "word")
-        return ["without" if without else "with"]
-    variable = is_name(text) or (len(text) == 1 and cursor.is_operator(1))
-    cursor.done(1, "name" if variable else "word")
-    cursor.name = text
-    if any(letter in GREEK for letter in text) and (
-        len(text) == 1 or not all(letter in GREEK for letter in text)
-    ):
-        cursor.changes["symbol"] += 1
-        return "".join(f" {GREEK[letter]} " if letter in GREEK else letter for letter in text).split()
-    return [text]
-
-
-def _code(cursor: Cursor, text: str) -> list[str]:
-    """ "USD 5", "Rs. 500"; after a number the code is the unit."""
-    sign, k = CODES[text], 1 + (text == "Rs" and cursor.peek(1).text == ".")
-    whose = ["US"] if text == "USD" else []
-    if cursor.peek(k).kind == "number":
-        return [*read_number(cursor, k), *whose, CURRENCIES[sign][1]]
-    left = cursor.left
-    cursor.done(k, left if left == "number" else "word", cursor.value)
-    return [*whose, CURRENCIES[sign][1]] if left == "number" else [text]
-
-
-def _month(cursor: Cursor, text: str) -> list[str]:
-    """A month, with its day and year."""
-    k = 1
-    if text != MONTHS[text] and cursor.peek(1).text == "." and cursor.peek(1).tight:
-        k = 2
-    day = cursor.peek(k)
-    if day.kind != "number" or day.tight or not day.text.isdigit():
-        cursor.done(1, "word")
-        return [text]
-    behind = cursor.peek(k + 1)
-    suffixed = behind.tight and behind.text in ("st", "nd", "rd", "th")
-    if (
-        len(day.text) > 2
-        or not is_date(1, int(day.text))
-        or (behind.tight and not suffixed and behind.text in (":", "/", "-", "–", "%") + tuple(UNITS))
-    ):
-        cursor.done(k, "word")
-        return [MONTHS[text]]
-    cursor.changes["number"] += 1
-    k += 1 + suffixed
-    words = [MONTHS[text], ordinal(int(day.text))]
-    comma = cursor.peek(k).text == ","
-    named = cursor.peek(k + comma)
-    if (
-        named.kind == "number"
-        and len(named.text) == 4
-        and named.text.isdigit()
-        and 1000 <= int(named.text) < 3000
-    ):
-        words += [PAUSE] * comma + [year(int(named.text))]
-        cursor.changes["number"] += 1
-        k += comma + 1
-    cursor.done(k, "word")
-    return words
-
-
-def _times_letter(cursor: Cursor, token: Token) -> list[str]:
-    """The letter x between two numbers, or after one that multiplies."""
-    follows = cursor.peek(1)
-    if cursor.is_number(1) and token.tight == follows.tight and (cursor.left == "number" or not token.tight):
-        behind = cursor.peek(2).text
-        sides = token.tight or behind in UNITS or behind in _MEASURED
-        by = sides and not (cursor.math or cursor.equals or cursor.comes_equal(2))
-        cursor.done(1, "operator")
-        cursor.math = cursor.math or not by
-        return ["by" if by else "times"]
-    if token.tight and follows.kind == "word" and follows.text in TIMES_WHAT:
-        cursor.done(1, "word")
-        return ["times"]
-    return []
-
-
-def _initials(cursor: Cursor, token: Token) -> list[str]:
-    text = token.text
-    said = INITIALS.get(text.lower().rstrip(".") + ".")
-    follows = cursor.peek(1)
-    half = said in ("AM", "PM")
-    ends = text.endswith(".") and (
-        follows.kind in ("end", "line") or (half and follows.kind == "word" and follows.text[0].isupper())
-    )
-    cursor.changes["symbol"] += 1
-    cursor.done(1, "word")
-    return [said or text.replace(".", ""), *([STOP] if ends else [])]
+def _is_short_year(cursor: Cursor) -> bool:
+    """Whether '05 follows, its apostrophe being read."""
+    short = cursor.peek(1)
+    return short.kind == "number" and short.tight and len(short.text) == 2 and short.text[0] == "0"
 
 
 def _number(cursor: Cursor, token: Token) -> list[str]:
@@ -304,30 +109,16 @@ def _number(cursor: Cursor, token: Token) -> list[str]:
 
 def _fraction(cursor: Cursor, token: Token) -> list[str]:
     above, below = map(int, token.text.strip(PLUS).split("⁄"))
-    cursor.peek(1)
-    follows = cursor.peek(1)
-    cursor.changes["number"] += 1
-    cursor.done(1, "number", above / below if below else None)
-    words = [fraction(above, below) or f"{cardinal(above)} over {cardinal(below)}"]
-    if follows.kind == "word" and follows.text in UNITS and follows.text != "in":
-        cursor.done(1, "number", cursor.value, unit=True)
-        unit = UNITS[follows.text][0]
-        return [
-            *words,
-            *([] if below == 2 else ["of", "an" if unit[0] in "aei" or unit == "hour" else "a"]),
-            unit,
-        ]
-    return words
+    words = fraction(above, below) or f"{cardinal(above)} over {cardinal(below)}"
+    return read_amount(cursor, Amount(words, above / below if below else None))
 
 
 def _raised(cursor: Cursor, token: Token) -> list[str]:
-    exponent = token.text.translate(ON_THE_LINE)
+    words = power(token.text.translate(ON_THE_LINE))
+    footnote = not token.tight or (cursor.left == "word" and len(cursor.name) > 3)
     cursor.changes["number"] += 1
-    if not token.tight or (cursor.left == "word" and len(cursor.said[-1] if cursor.said else "") > 3):
-        cursor.done(1, cursor.left, cursor.value)  # of a footnote
-        return []
-    cursor.done(1, "number")
-    return power(exponent)
+    cursor.done(1, cursor.left if footnote else "number", cursor.value)
+    return [] if footnote else words
 
 
 def _lowered(cursor: Cursor, token: Token) -> list[str]:
@@ -431,7 +222,7 @@ def _international(cursor: Cursor) -> list[str]:
 
 
 _READERS = {
-    "word": _word,
+    "word": read_word,
     "number": _number,
     "fraction": _fraction,
     "raised": _raised,
@@ -441,6 +232,6 @@ _READERS = {
     "stop": _stop,
     "line": _end_of_line,
     "restart": _end_of_line,
-    "initials": _initials,
+    "initials": read_initials,
     "address": _address,
 }

@@ -1,18 +1,19 @@
 """Signs that mean several things: the dash, the star, the slash, the caret, bars and others.
 
 A dash between two numbers is a minus where the clause calculates (an operator before, an equals sign before or soon
-behind), "to" where the second is larger or a score is told, and a minus otherwise.
+behind) or tells what is left, and "to" where the second is larger. Where the first is, it is "to" without spaces around
+the dash, as in a score, and else a minus.
 """
 
 from __future__ import annotations
 
 from kame_jax.oracle.spoken.amounts import value_digits
-from kame_jax.oracle.spoken.cursor import Cursor
+from kame_jax.oracle.spoken.cursor import PAUSE, Cursor
+from kame_jax.oracle.spoken.fold import ON_THE_LINE
 from kame_jax.oracle.spoken.lexer import Token
 from kame_jax.oracle.spoken.quantities import power
-from kame_jax.oracle.spoken.units import CURRENCIES, MONEY_SCALES, PER, SCORES, UNITS
+from kame_jax.oracle.spoken.units import CURRENCIES, MONEY_SCALES, PER, REST, SCORES, UNITS
 
-PAUSE = ","
 _SIZES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 
 
@@ -88,10 +89,12 @@ def _is_range(cursor: Cursor, token: Token) -> bool:
         return tight or not cursor.comes_equal(1)
     if cursor.comes_equal(1):
         return False
+    if (cursor.value, other) == (9, 5):
+        return tight  # hours of work
     if cursor.year or cursor.unit or token.text == "–" or cursor.value == other:
         return True
-    near = SCORES & ({*cursor.said} | {cursor.peek(i).text for i in (k + 1, k + 2)})
-    return tight and bool(near)
+    near = {*[*cursor.said][-4:]} | {cursor.peek(i).text for i in (k + 1, k + 2)}
+    return tight and (bool(SCORES & near) or not REST & near)
 
 
 def star(cursor: Cursor, token: Token) -> list[str]:
@@ -118,16 +121,21 @@ def slash(cursor: Cursor, token: Token) -> list[str]:
     """A division, "per", "or"; between abbreviations nothing."""
     follows, left = cursor.peek(1), cursor.left
     if follows.kind == "word" and follows.text in PER and left in ("number", "word"):
-        unit = UNITS.get(follows.text, (follows.text,))[0]
-        return _say(cursor, f"per {unit}", "word", used=2, math=False)
+        unit, used = UNITS.get(follows.text, (follows.text,))[0], 2
+        if cursor.peek(2).kind == "raised":
+            unit, used = " ".join([unit, *power(cursor.peek(2).text.translate(ON_THE_LINE))]), 3
+        return _say(cursor, f"per {unit}", "word", used, math=False)
     if left == "name" and follows.kind == "word" and cursor.name.isupper() and follows.text.isupper():
         return _drop(cursor)
     if left in ("number", "name", "close") and cursor.is_operand(1):
         return _say(cursor, "over" if left == "name" else "divided by")
     if left == "word" and follows.kind == "word" and token.tight and follows.tight:
         if cursor.math or cursor.equals or cursor.comes_equal(1):
-            return _say(cursor, "over" if cursor.is_operand(1) else "per")
+            counted = cursor.before_last == "number" and not cursor.is_operand(1)
+            return _say(cursor, "per" if counted else "over")
         before = cursor.said[-1] if cursor.said else ""
+        if {"dot", "slash"} & {*[*cursor.said][-2:-1]}:
+            return _say(cursor, "slash", "word", math=False)
         either = len(before) > 1 and len(follows.text) > 1 and follows.text.islower() and before != "and"
         return _say(cursor, "or", "word", math=False) if either else _drop(cursor)
     if left and not token.tight and not follows.tight:
@@ -150,6 +158,16 @@ def _raise(cursor: Cursor, k: int) -> list[str]:
     exponent = cursor.peek(first + bool(minus))
     closes = cursor.peek(first + bool(minus) + 1).text in (")", "}") if bracket else True
     digits = exponent.kind == "number" and exponent.text.isdigit() and len(exponent.text) <= 15
+    after = cursor.peek(first + 1)
+    if (
+        digits
+        and not minus
+        and not bracket
+        and after.text in ("-", "+")
+        and after.tight
+        and not cursor.is_operand(first + 2)
+    ):
+        return _say(cursor, " ".join(power(exponent.text + after.text)), "word", used=first + 2, math=False)
     plain = exponent.text if digits or (exponent.kind == "word" and len(exponent.text) == 1) else ""
     if plain and closes:
         cursor.changes["symbol"] += 1

@@ -19,14 +19,15 @@ kmh kilometer_per_hour/kilometers_per_hour | mpg mile_per_gallon/miles_per_gallo
 fps frame_per_second/frames_per_second | bpm beat_per_minute/beats_per_minute
 rpm revolution_per_minute/revolutions_per_minute | psi pound_per_square_inch/pounds_per_square_inch
 kbps kilobit_per_second/kilobits_per_second | Mbps megabit_per_second/megabits_per_second
-Gbps gigabit_per_second/gigabits_per_second | B byte | KB kilobyte | kB kilobyte | MB megabyte | GB gigabyte
+Gbps gigabit_per_second/gigabits_per_second | KB kilobyte | kB kilobyte | MB megabyte | GB gigabyte
 TB terabyte | PB petabyte | KiB kibibyte | MiB mebibyte | GiB gibibyte | kb kilobit | Mb megabit | Gb gigabit
 Hz hertz/hertz | kHz kilohertz/kilohertz | MHz megahertz/megahertz | GHz gigahertz/gigahertz | dB decibel
 W watt | kW kilowatt | MW megawatt | GW gigawatt | Wh watt_hour | kWh kilowatt_hour | MWh megawatt_hour
 V volt | kV kilovolt | mV millivolt | mA milliampere | mAh milliampere_hour | Ω ohm | kΩ kiloohm | MΩ megaohm
 J joule | kJ kilojoule | MJ megajoule | cal calorie | kcal kilocalorie | N newton | kN kilonewton | eV electronvolt
-Pa pascal | hPa hectopascal | kPa kilopascal | MPa megapascal | mol mole/moles | px pixel | pt point
-dpi dot_per_inch/dots_per_inch | pc piece | pcs piece | doz dozen/dozen | nmi nautical_mile
+Pa pascal | hPa hectopascal | kPa kilopascal | MPa megapascal | mol mole/moles | mmol millimole
+μmol micromole | px pixel | pt point | dpi dot_per_inch/dots_per_inch | pc piece | pcs piece
+doz dozen/dozen | nmi nautical_mile
 """
 
 
@@ -42,7 +43,7 @@ def _units() -> dict[str, tuple[str, str]]:
 
 UNITS = _units()
 """Sign to (singular, plural)."""
-SPACED = frozenset(UNITS) - {"in", "B", "N", "V", "h", "pt", "au", "cc", "mo"} | {"h"}
+SPACED = frozenset(UNITS) - {"in", "N", "V", "h", "pt", "au", "cc", "mo"} | {"h"}
 """Units that may stand apart from their number; the others are words or letters there ("5 in the box", "5 B")."""
 LENGTHS = frozenset({"m", "km", "cm", "mm", "ft", "in", "mi", "yd"})
 PER = frozenset(
@@ -72,16 +73,24 @@ CURRENCIES = {
 }
 """Sign to (one, many, one hundredth, many hundredths)."""
 CODES = {
-    "USD": "$",
-    "EUR": "€",
-    "GBP": "£",
-    "JPY": "¥",
-    "INR": "₹",
-    "KRW": "₩",
-    "RUB": "₽",
-    "BTC": "₿",
-    "Rs": "₹",
+    "USD": ("US dollar", "US dollars"),
+    "CAD": ("Canadian dollar", "Canadian dollars"),
+    "AUD": ("Australian dollar", "Australian dollars"),
+    "EUR": ("euro", "euros"),
+    "GBP": ("pound", "pounds"),
+    "CHF": ("Swiss franc", "Swiss francs"),
+    "JPY": ("yen", "yen"),
+    "CNY": ("yuan", "yuan"),
+    "KRW": ("won", "won"),
+    "INR": ("rupee", "rupees"),
+    "Rs": ("rupee", "rupees"),
+    "RUB": ("ruble", "rubles"),
+    "BRL": ("real", "reais"),
+    "R": ("real", "reais"),
+    "MXN": ("Mexican peso", "Mexican pesos"),
+    "BTC": ("bitcoin", "bitcoins"),
 }
+"""Beside a number; R before a dollar sign."""
 WHOSE = {
     "US": "US",
     "A": "Australian",
@@ -177,6 +186,7 @@ MONTHS = {name[:size]: name for name in MONTH_NAMES for size in (3, len(name))} 
 """Written out or shortened."""
 NUMBERED = {
     "No": "number",
+    "no": "number",
     "Nos": "numbers",
     "p": "page",
     "pp": "pages",
@@ -220,13 +230,21 @@ SCORES = frozenset(
     "shift".split()
 )
 """Words near two numbers with a hyphen that make them a score, not a difference."""
+REST = frozenset(
+    "left remaining remain remains leaves leaving difference subtract subtracting are has have had needs".split()
+)
+"""Words near two numbers with a hyphen that make them a difference."""
 CALLS = frozenset("call dial phone telephone tel number text fax hotline contact cell mobile".split())
 YEARS = frozenset(
-    "in since until till by from year years during before after circa around early late mid of between to and born "
-    "january february march april may june july august september october november december spring summer fall autumn "
-    "winter olympics cup season copyright".split()
+    "in since until till year years during before after circa early late mid born january february march april may "
+    "june july august september october november december spring summer fall autumn winter olympics cup season "
+    "copyright".split()
 )
 """Words before a number of four digits that make it a year."""
+ERAS = frozenset(("AD", "BC", "BCE", "CE"))
+VERSIONED = frozenset("version release v python php java node ubuntu ios macos android cuda".split())
+"""Before a number with a period: "3.11" is three point eleven."""
+RATED = frozenset("rated rating rate score scored grade graded".split())
 DECADES = frozenset("the early mid late their his her my our your in".split())
 TIMES_WHAT = frozenset(
     "faster slower more less larger bigger smaller higher lower better cheaper longer greater as the growth increase "
