@@ -11,7 +11,8 @@ import argparse
 import os
 from typing import Any
 
-from kame_jax.cli.common import add_common, add_config, emit, log, read_config
+from kame_jax.cli.common import add_common, add_config, check_output, emit, log, read_config
+from kame_jax.files import write_text
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,6 +50,8 @@ def _run(args: argparse.Namespace) -> None:
     for name in ("frames", "batch"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: expected at least 1")
+    if args.text:
+        check_output(args.text)
     os.environ["JAX_PLATFORMS"] = "cpu"  # also on a machine that has accelerators: none is needed
     from kame_jax.decode.program import EngineOptions
     from kame_jax.plan.report import make_decode_plan, make_plan, remedies, row_length
@@ -66,8 +69,7 @@ def _run(args: argparse.Namespace) -> None:
         plan = make_plan(config, target, length)
     result, lines = plan.to_dict(), describe(plan)
     if args.text and plan.compiled and plan.compiled.text is not None:
-        with open(args.text, "w", encoding="utf-8") as file:
-            file.write(plan.compiled.text)
+        write_text(args.text, plan.compiled.text)
     if not plan.fits and not args.decode and not args.no_remedies:
         found = remedies(config, target, length, log)
         result["remedies"] = found[0] if found else None

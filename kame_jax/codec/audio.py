@@ -17,8 +17,9 @@ from kame_jax.codec.sound_file import SoundFile
 from kame_jax.errors import InputError
 from kame_jax.files import write_whole
 
-LOUDEST = 100.0
-"""Times full scale: floating-point files may well exceed 1; integers stored as floats and junk exceed this, too."""
+LOUDEST = 8.0
+"""Times full scale: floating-point sound may well exceed 1, but beyond this, 18 dB, are integers stored as floats, and
+junk."""
 CHANNEL_NAMES = {"left": 0, "right": 1}
 
 

@@ -29,6 +29,7 @@ from jax.sharding import Mesh
 from sentencepiece import SentencePieceProcessor
 
 from kame_jax import streams
+from kame_jax.codec.audio import LOUDEST
 from kame_jax.codec.mimi import Mimi
 from kame_jax.decode.program import EngineOptions, make_program, prepare
 from kame_jax.decode.sampling import Sampling, checked
@@ -46,8 +47,6 @@ log = logging.getLogger(__name__)
 
 KEPT_TIMES = 100_000
 """Frame times remembered: more than two hours of them."""
-LOUDEST = 8.0
-"""Samples beyond, 18 dB over full scale, are no sound: mixing and resampling stay far below."""
 
 Conditions = Mapping[str, "str | np.ndarray | None"]
 """Condition of a model -> a word, a vector, or None for "not given"."""
