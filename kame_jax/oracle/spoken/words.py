@@ -59,8 +59,7 @@ def read_word(cursor: Cursor, token: Token) -> list[str]:
         below = UNITS[cursor.peek(2).text][0]
         cursor.done(3, "word")
         return [UNITS[text][1], "per", below]
-    calculated = cursor.left == "number" or (cursor.left in ("word", "close") and cursor.comes_equal(1))
-    if text in ("x", "X") and calculated:
+    if text in ("x", "X"):
         said = _times_letter(cursor, token)
         if said:
             return said
@@ -133,6 +132,8 @@ def _month(cursor: Cursor, text: str) -> list[str]:
 def _times_letter(cursor: Cursor, token: Token) -> list[str]:
     """The letter x between two numbers, or after one that multiplies."""
     follows = cursor.peek(1)
+    if cursor.left != "number" and not (cursor.left in ("word", "close") and cursor.comes_equal(1)):
+        return []
     operand = cursor.is_operand(1) or (follows.kind == "word" and cursor.left == "word")
     if operand and token.tight == follows.tight and (cursor.left == "number" or not token.tight):
         behind = cursor.peek(2).text
