@@ -200,6 +200,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder that is made if it is not there.
+
+    Raises:
+        InputError: it cannot be.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: no folder can be made here: {error.strerror}") from None
+    return Path(path)
+
+
 def free_folder(path: str | os.PathLike[str]) -> Path:
     """An absolute path at which a folder can be made.
 

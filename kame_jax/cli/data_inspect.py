@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,9 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Inspect a data set."""
-    from kame_jax.data.records import Record
     from kame_jax.data.statistics import Statistics, describe
     from kame_jax.make.build import open_source
+    from kame_jax.make.job import Job, Outcome
     from kame_jax.streams import FRAME_RATE
     from kame_jax.train.progress import Terminal
 
@@ -47,29 +46,30 @@ def _run(args: argparse.Namespace) -> None:
     if args.picture:
         _draw(args, source)
         return
-    problems: list[str] = []
     with Terminal() as terminal:
-
-        def records() -> Iterator[Record]:
-            total = sum(1 for _ in source.names())
-            for i, (_, read) in enumerate(source.items()):
-                terminal.count(f"reading {args.data}", i + 1, total)
-                try:
-                    yield read()
-                except InputError as error:
-                    problems.append(" ".join(str(error).split()))
-                    log(problems[-1])
-
+        job = Job(
+            Outcome(),
+            sum(1 for _ in source.names()),
+            progress=lambda done, total, text: terminal.count(f"reading {args.data}", done, total, text),
+            say=log,
+        )
         figures = Statistics(
             args.bounds,
             source.facts.get("text_padding_id", 3),
             source.facts.get("text_end_padding_id", 0),
             source.facts.get("frame_rate", FRAME_RATE),
         )
-        for record in records():
-            figures.add(record)
+        for name, read in source.items():
+            with job.guard(name):
+                figures.add(read())
+            job.advance()
     result = figures.result()
-    finish(args, {"data": args.data} | result | {"made_with": source.facts}, problems, describe(result))
+    finish(
+        args,
+        {"data": args.data} | result | {"made_with": source.facts},
+        job.outcome.problems,
+        describe(result),
+    )
 
 
 def _draw(args: argparse.Namespace, source: Any) -> None:

@@ -24,7 +24,7 @@ from kame_jax.data.events import build_events
 from kame_jax.data.records import Record, read_arrays, read_facts, record_from_columns, save_record
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.files import write_whole
+from kame_jax.files import make_folder, write_whole
 from kame_jax.make.align import text_rows
 from kame_jax.make.check import MIN_RATE, check_dialogue
 from kame_jax.make.encoding import Encode
@@ -147,7 +147,7 @@ def tokenize(
 
 def _settle(out: Path, settings: Settings, weights: str, made_of: dict[str, Any] | None) -> None:
     """Leaves tokenizer and settings in a new folder, and compares the settings with those of an old one."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if not (out / SETTINGS).is_file():
         write_whole(out / TOKENIZER_NAME, lambda copy: copy.write(settings.tokenizer.read_bytes()))
     settle(

@@ -66,6 +66,22 @@ def test_a_bad_dialogue_makes_the_exit_status_2_unless_it_was_allowed(dialogues,
     assert main([*command, "--max-bad", "1", "--tokens", str(tmp_path / "set.tokens")]) == 0
 
 
+def test_damaged_records_are_named_and_what_macos_leaves_is_not_counted(dialogues, tmp_path, capsys):
+    tokens = tmp_path / "tokens"
+    options = ["--codec", CODEC, "--codebooks", "2"]
+    assert main(["data", "tokenize", str(dialogues), str(tokens), *options]) == 0
+    (tokens / "damaged.npz").write_bytes(b"PK")
+    (tokens / "._a.npz").write_text("left by macOS")
+    for command in (["inspect", str(tokens)], ["build", str(tokens), str(tmp_path / "set")]):
+        capsys.readouterr()
+        assert main(["data", *command, "--json"]) == 2
+        captured = capsys.readouterr()
+        result = json.loads(captured.out.splitlines()[-1])
+        assert (result["bad"], result["problems"][0].split(": ")[0]) == (1, "dialogue damaged")
+        assert result["problems"][0] in captured.err
+    assert main(["data", "inspect", str(tokens), "--max-bad", "1"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -285,6 +285,13 @@ def test_batches_of_any_shape_give_the_codes_of_each_recording_alone(monkeypatch
     assert fingerprint(mimi) != fingerprint(jax.tree.map(lambda a: a + 1, mimi))
 
 
+def test_records_go_where_a_folder_can_be(tmp_path):
+    write(tmp_path / "in", "a")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="file: no folder can be made here: File exists"):
+        run(tmp_path / "in", tmp_path / "file")
+
+
 def test_a_folder_that_is_no_dialogues_is_refused(tmp_path):
     with pytest.raises(InputError, match="no folder of dialogues"):
         run(tmp_path, tmp_path / "out")
