@@ -18,7 +18,7 @@ from typing import Any
 
 from kame_jax.data.dialogue import find_texts, read_words
 from kame_jax.errors import InputError
-from kame_jax.files import write_json
+from kame_jax.files import make_folder, write_json
 from kame_jax.make import prompts
 from kame_jax.make.answers import Answers
 from kame_jax.make.job import Job, Outcome, Progress, Shard, settle
@@ -136,7 +136,7 @@ def _reply_pool(texts: Sequence[Path], recipe: OracleRecipe, tokens: Tokens) -> 
 
 
 def _settle(target: Path, description: dict[str, Any], overwrite: bool) -> None:
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     file = target.parent / (SETTINGS if target.name == "oracle_raw" else f"{target.name}_settings.json")
     if overwrite:
         write_json(file, description)

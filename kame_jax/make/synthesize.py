@@ -23,7 +23,7 @@ import numpy as np
 from kame_jax.codec.audio import write_audio
 from kame_jax.data.words import CHANNELS, Word, words_to_json
 from kame_jax.errors import InputError
-from kame_jax.files import read_json, write_json
+from kame_jax.files import make_folder, read_json, write_json
 from kame_jax.make.answers import Answers
 from kame_jax.make.job import Job, Outcome, Progress, Shard, settle
 from kame_jax.make.origin import MANIFEST
@@ -153,7 +153,7 @@ async def synthesize(
     items = list(
         itertools.islice(itertools.islice(read_items(source, form), shard[0], None, shard[1]), limit)
     )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     complaint = f"{out}: its dialogues were made otherwise; give a new folder, or remove it first"
     settle(out / SETTINGS, description, complaint)
     outcome = SpokenItems()
