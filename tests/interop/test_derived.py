@@ -17,7 +17,9 @@ from kame_jax.interop import load_checkpoint, open_checkpoint
 from kame_jax.interop.checkpoint import add_oracle
 from kame_jax.interop.export import export
 from kame_jax.interop.weights import FoldedOracle, MergedLoRA
+from tests.golden.read import distance
 from tests.interop.files import BFLOAT16, adapters, cast, fuse, golden, is_linear, quantize, write
+from tests.rounding import LOGITS
 
 PAD = 3
 
@@ -167,8 +169,8 @@ def test_a_folded_model_equals_the_idle_oracle(tmp_path):
     idle = jnp.full((2, 8), PAD, jnp.int32)
     moshi = forward(load_checkpoint(tmp_path / "moshi")[1], codes, None)
     kame = forward(load_checkpoint(source)[1], codes, idle, "pad")
-    # The same additions in another order.
-    np.testing.assert_allclose(kame.text_logits, moshi.text_logits, atol=1e-6)
+    # The same additions; where a compiler orders them otherwise, each is off by U, as every sum in the model is.
+    assert distance(kame.text_logits, moshi.text_logits) <= LOGITS
 
 
 def test_a_tied_oracle_is_written_as_a_copy_and_folds_its_own_row(tmp_path):
