@@ -28,6 +28,8 @@ from kame_jax.tandem.speech import SpokenTokens
 from kame_jax.tandem.transcript import Heard, Transcript
 from kame_jax.tandem.words import count_words, spoken_part
 
+MOST_TURNS = 100
+"""That a question may refer to."""
 CHARS_AT_ONCE = 200
 """Of an answer, between two looks at what else there is to do."""
 
@@ -88,7 +90,7 @@ class Conversation:
         self._log_line = log or (lambda event: None)
         self._say_line = say
         self._sources = [source for source in (transcript, backend) if source is not None]
-        self._began = 0.0
+        self._came: float | None = None
         self._logged = 0
         self._turns: list[Turn] = []
         self._heard, self._any_heard = Heard("", False, 0.0), False
@@ -126,7 +128,9 @@ class Conversation:
 
     async def before(self, samples: np.ndarray, came: float | None = None) -> None:
         """What precedes a frame: the transcript, questions, and the oracle's changes; arguments as for `step`."""
-        self._began = came if came is not None else -np.inf if self.session.frames else time.monotonic()
+        self._came = self.measures.frame_ended if came is None else came
+        if self._came is None:
+            self._came = time.monotonic()
         now = self.time + FRAME_SECONDS
         if self.transcript is not None:
             for heard in self.transcript.push(samples, now):
@@ -147,7 +151,7 @@ class Conversation:
         self.measures.sounded(frame.samples, frame.index * FRAME_SECONDS)
         self._say(frame)
         self._tell_failures()
-        self.measures.frame(self._began, time.monotonic())
+        self.measures.frame(self._came or 0.0, time.monotonic())
 
     async def run(
         self,
@@ -377,7 +381,7 @@ class Conversation:
             self._own = Turn("assistant", frame.text.lstrip(), now)
 
     def _insert(self, turn: Turn) -> None:
-        self._turns = sorted([*self._turns, turn], key=lambda turn: turn.time)
+        self._turns = sorted([*self._turns, turn], key=lambda turn: turn.time)[-MOST_TURNS:]
 
     def _log(self, event: dict[str, Any]) -> None:
         self._log_line({"frame": self.session.frames} | event)

@@ -25,6 +25,8 @@ from kame_jax.tandem.transcript import Heard
 RATE = 24_000
 """Samples a second that WebSocket services take."""
 CLOSING_SECONDS = 5.0
+MOST_TOLD = 100
+"""Transcripts that a frame may find; far more than a frame of speech can give."""
 
 
 class Networked:
@@ -51,7 +53,7 @@ class Networked:
         self._budget = Budget(config.max_cost, config.max_minutes, "minutes of sound")
         self._sent_seconds = 0.0
         self._failures = 0
-        self._told: deque[Heard] = deque()
+        self._told: deque[Heard] = deque(maxlen=MOST_TOLD)
         self._waiting: deque[tuple[np.ndarray, float]] = deque()
         self._most_waiting = max(1, round(config.max_behind * frame_rate))
         self._news = asyncio.Event()

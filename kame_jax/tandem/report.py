@@ -45,7 +45,8 @@ class ConversationReport:
         self._words, self._sounds = _Onsets(), _Onsets()
         self.delays: list[float] = []
         """Seconds until each answer began."""
-        self._frame_ended = -np.inf
+        self.frame_ended: float | None = None
+        """When the newest frame was out, in seconds of a monotonic clock."""
         self._frame_ms: list[float] = []
 
     def frame(self, began: float, ended: float) -> None:
@@ -53,8 +54,10 @@ class ConversationReport:
 
         What counts is how long it took since then, or since the frame before was out where that was later.
         """
-        self._frame_ms.append((ended - max(began, self._frame_ended)) * 1e3)
-        self._frame_ended = ended
+        if self.frame_ended is not None:
+            began = max(began, self.frame_ended)
+        self._frame_ms.append((ended - began) * 1e3)
+        self.frame_ended = ended
 
     def adopted(self, word_time: float) -> None:
         """The next `replace` begins an answer that knows the user's words up to `word_time` seconds."""

@@ -22,7 +22,7 @@ from kame_jax.llm.errors import reported
 from kame_jax.streams import FRAME_SECONDS
 from kame_jax.tandem.networked import Networked
 from kame_jax.tandem.transcript import Heard
-from kame_jax.tandem.words import join_words, split_words, spoken_part
+from kame_jax.tandem.words import MOST_CHARS, join_words, split_words, spoken_part
 
 WHISPER_RATE = 16_000
 BEFORE = 4
@@ -169,7 +169,7 @@ class Whisper(Networked):
         first, last = len(sizes) // 3, 2 * len(sizes) // 3
         place = first + int(np.argmin(sizes[first : last + 1]))
         text = await self._transcribe(self._sound[:place])
-        self._fixed = f"{self._fixed} {text}".strip()
+        self._fixed = f"{self._fixed} {text}".strip()[-MOST_CHARS:]
         self._sound, self._agreement = self._sound[place:], Agreement()
 
     def _text(self, words: list[str]) -> str:

@@ -115,6 +115,14 @@ def test_a_model_without_pauses_ends_a_turn_after_silence_and_its_delay():
     assert "Marker" not in server.received
 
 
+@pytest.mark.parametrize("time", [float("inf"), float("nan"), 1e300, -1e300])
+def test_a_time_that_is_none_does_not_keep_a_turn_open(time):
+    script = {10: [word("one", time), end(time)]}
+    heard, _, _, _ = run(script, lambda heard, _: any(told.final for told in heard), heads=0, tail=2)
+    assert heard[-1].text == "one"
+    assert 0 <= heard[-1].time <= 10
+
+
 def test_a_lost_connection_ends_the_turn_is_counted_and_made_again():
     script = {10: [word("one", 0.2), end(0.5)], 12: [ConnectionError()]}
     heard, source, server, _ = run(script, lambda heard, source: source.counts["failed_cut"] >= 2, tail=0.08)

@@ -76,6 +76,21 @@ def test_what_the_server_does_wrong_is_counted_and_ends_the_turn(event, kind):
     assert told[-1].final
 
 
+def test_a_language_without_spaces_is_told_while_it_is_spoken():
+    done = {"type": f"{TRANSCRIPTION}completed", "item_id": "a", "transcript": "鍵はどれ"}
+    script = {4000: [delta("鍵は")], 8000: [delta("どれ")], 16_000: [done]}
+    heard, _, _ = run(script, lambda heard, _: heard and heard[-1].final)
+    assert [told.text for told in heard] == ["鍵", "鍵はど", "鍵はどれ"]
+
+
+@pytest.mark.parametrize("end", ["Infinity", "NaN", "-1e400"])
+def test_a_time_that_is_none_is_not_believed(end):
+    stopped = f'{{"type": "input_audio_buffer.speech_stopped", "item_id": "a", "audio_end_ms": {end}}}'
+    done = {"type": f"{TRANSCRIPTION}completed", "item_id": "a", "transcript": "Yes"}
+    heard, _, _ = run({4000: [stopped, done]}, lambda heard, _: heard)
+    assert 0 <= heard[-1].time <= 2
+
+
 def test_a_turn_that_was_not_understood_ends_with_what_was():
     failed = {"type": f"{TRANSCRIPTION}failed", "item_id": "a", "error": {}}
     heard, source, _ = run({2000: [delta("so far "), failed]}, lambda heard, _: heard and heard[-1].final)

@@ -1,6 +1,7 @@
 """A transcription endpoint on a growing turn: words do not flap, silence costs nothing, and failures stay outside."""
 
 import itertools
+import json
 import time
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from kame_jax.config import STTConfig
 from kame_jax.errors import InputError
 from kame_jax.tandem.whisper import Activity, Agreement, Whisper
+from kame_jax.tandem.words import MOST_CHARS
 from tests.tandem.servers import Reply, Transcriber, play
 
 KEY = "sk-secret-0123456789"
@@ -175,6 +177,40 @@ def test_agreement_only_ever_grows(texts):
         words = list(agreement.push(text))
         assert words[: len(before)] == before
         before = words
+
+
+def test_a_language_without_spaces_is_told_while_it_is_spoken():
+    agreement = Agreement()
+    assert agreement.push("鍵は") == []
+    assert "".join(agreement.push("鍵はどれ")) == "鍵は"
+    assert "".join(agreement.push("鍵はどこです")) == "鍵はど"
+    assert "".join(agreement.push("鍵はどこですか")) == "鍵はどこです"
+
+
+HOSTILE = {
+    "notes": (b'{"text": "... [Music]"}', None),
+    "half a character": (b'{"text": "Where \\ud800 is"}', None),
+    "an error": (b'{"error": {"message": "overloaded", "code": 503}}', "server"),
+    "a page": (b"<html></html>", "malformed"),
+    "no text": (b'{"text": null}', "malformed"),
+    "40,000 brackets": (json.dumps({"text": "(" * 40_000 + "it"}).encode(), None),
+    "too much": (json.dumps({"text": "a " * (1 << 20)}).encode(), "oversized"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_reply_of_any_kind_is_words_or_a_failure_with_a_name(case):
+    body, kind = HOSTILE[case]
+    with Transcriber(lambda seconds: Reply(body=body)) as server:
+        whisper = source(server)
+        sound = np.concatenate([SOUND, np.zeros(24_000, np.float32)])
+        heard = play(whisper, sound, lambda heard: whisper.counts[f"failed_{kind}"])
+        whisper.close()
+    assert kind is None or whisper.report()[f"failed_{kind}"] >= 1
+    assert all(len(told.text) <= MOST_CHARS and told.text.encode() for told in heard)
+    assert case != "notes" or heard == []
+    if kind == "server":
+        assert whisper.failures.summary()[0].startswith(f"speech-to-text whisper-1 at {server.url}: server (")
 
 
 def test_agreement_looks_past_case_and_punctuation():
