@@ -31,7 +31,7 @@ from kame_jax.tandem.words import count_words, spoken_part
 MOST_TURNS = 100
 """That a question may refer to."""
 CHARS_AT_ONCE = 200
-"""Of an answer, between two looks at what else there is to do."""
+"""Of an answer that are spoken on the event loop, before other work there gets its turn."""
 
 
 @dataclass
@@ -45,6 +45,7 @@ class _Answer:
     ids: list[int] = field(default_factory=list)
     """Tokens that wait for the next frame."""
     pieces: int = 0
+    chars: int = 0
     begun: bool = False
     """Its first tokens are in the oracle."""
     done: bool = False
@@ -285,7 +286,9 @@ class Conversation:
                     if answer.tokens.full:
                         self.events["cut_long"] += 1
                         break
-            answer.take(answer.tokens.finish())
+            # All that an answer without a certain word holds back is spoken now.
+            finish = answer.tokens.finish
+            answer.take(finish() if answer.chars <= CHARS_AT_ONCE else await asyncio.to_thread(finish))
             answer.done = True
             self.events["complete" if answer.tokens.ids else "empty"] += 1
             for refusal in answer.tokens.refused:
@@ -300,6 +303,7 @@ class Conversation:
 
     async def _take(self, answer: _Answer, piece: str) -> None:
         """Adds a piece to an answer; a long one bit by bit, so that frames come in between."""
+        answer.chars += len(piece)
         for at in range(0, len(piece), CHARS_AT_ONCE):
             if at:
                 await asyncio.sleep(0)

@@ -10,7 +10,7 @@ import pytest
 from kame_jax.config import LLMConfig, TandemConfig, TriggerConfig
 from kame_jax.tandem import Conversation, LanguageModel, TimedTranscript
 from tests.llm.server import Server, Turn
-from tests.tandem.test_conversation import PAD, SILENCE, START, WORDS, FakeEngine
+from tests.tandem.test_conversation import PAD, SILENCE, START, WORDS, FakeEngine, Script
 
 KEY = "sk-secret-0123456789"
 EVERY_WORD = TriggerConfig(interval=0.0, new_words=1)
@@ -67,6 +67,29 @@ def test_who_leaves_a_conversation_hangs_up_on_its_answers():
     assert server.hangups == 1
     assert server.sent < 900
     assert conversation.events["cancelled"] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n", "\U0001f600", "<s> </s> <unk> ", "$$ ", "```", "( ", ". ", "| ", "\\(", "[a](", "8*4=", "9"],
+)
+def test_no_answer_keeps_the_frames_waiting(text):
+    """What counts is the time from frame to frame, and not the engine's part of it alone."""
+    backend = Script([("umbrella " + text * 4000)[:4000]])
+    session = FakeEngine().join()
+    backend.frames = lambda: session.frames
+    config = TandemConfig(trigger=TriggerConfig(new_words=9, end_of_turn=False))
+    conversation = Conversation(session, TimedTranscript(WORDS), backend, config)
+
+    async def main():
+        while not any(conversation.events[end] for end in ("complete", "empty", "cut_long")):
+            assert session.frames < 10_000
+            await conversation.step(SILENCE)
+        await conversation.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    # Some 20 ms; on a busy machine more, but never the minute that such an answer once took.
+    assert conversation.report()["frame_ms_max"] < 1000
 
 
 @pytest.mark.parametrize("limits", [{"max_total_tokens": 1}, {"max_cost": 1e-9, "input_price": 1.0}])
