@@ -194,7 +194,7 @@ class Engine:
         begin = SlotStart(
             jax.random.key(seed)[None],
             self._blank.settings if settings is None else checked(settings, 1),
-            np.full(1, guidance, np.float32),
+            np.full(1, guidance, np.float32) if self.options.guided else None,
             condition_values(self.config.conditioners, [given, null][: 1 + self.options.guided]),
         )
         session = Session(self.config, self.tokenizer, free[0], self._push, self.leave, prompt)

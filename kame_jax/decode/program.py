@@ -123,7 +123,7 @@ def make_program(model: LM, mimi: Mimi | None, options: EngineOptions, mesh: Mes
 
     def step(weights: list[jax.Array], state: SlotState, inputs: SlotInputs) -> tuple[SlotState, SlotOutputs]:
         model, mimi = jax.tree.unflatten(structure, weights)
-        return slots.step_slots(model, mimi, schedule, options.guided, state, inputs)
+        return slots.step_slots(model, mimi, schedule, state, inputs)
 
     state = _on_mesh(jax.eval_shape(functools.partial(init, options.slots)), mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -132,12 +132,13 @@ def make_program(model: LM, mimi: Mimi | None, options: EngineOptions, mesh: Mes
     frame_size = None if mimi is None else mimi.config.frame_size
     unnamed = dict.fromkeys(conditioner.name for conditioner in config.conditioners)
     conditions = condition_values(config.conditioners, [unnamed] * (1 + options.guided))
+    scale = np.ones(1, np.float32) if options.guided else None
     return Program(
         [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=home) for leaf, home in zip(leaves, homes)],
         structure,
         state,
         SlotInputs(*map(np.asarray, slots.idle_inputs(config, options.slots, frame_size))),
-        SlotStart(jax.random.key(0)[None], sampling(1), np.ones(1, np.float32), conditions),
+        SlotStart(jax.random.key(0)[None], sampling(1), scale, conditions),
         schedule,
         jit_on(mesh, functools.partial(init, options.slots), out_shardings=places),
         jit_on(mesh, start, donate_argnums=1, out_shardings=places),

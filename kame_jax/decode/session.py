@@ -152,12 +152,9 @@ class Session:
             inputs.forced[slot] = self._forced.popleft()
 
     def take(self, out: SlotOutputs, silenced: int | None, seconds: float) -> Frame:
-        """Reads this session's part of what a frame gave.
+        """Reads this session's part of what a frame gave: it took `seconds`, and heard all but `silenced` samples.
 
-        Args:
-            out: of all slots.
-            silenced: how many of the samples heard were silenced; None where nothing was heard.
-            seconds: what the step took.
+        None says that it heard nothing: the column before the first frame.
         """
         slot, config = self.slot, self.config
         ready = bool(out.ready[slot])

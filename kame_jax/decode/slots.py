@@ -6,6 +6,7 @@ the sampling settings. The host side, `engine.py`, only moves a frame's audio in
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -36,8 +37,8 @@ class SlotState(NamedTuple):
     """None where codes go in and out instead of sound."""
     oracle: OracleState
     settings: Sampling
-    scale: jax.Array
-    """float32 `[slots]`, guidance; 1 is none."""
+    scale: jax.Array | None
+    """float32 `[slots]`, guidance; 1 is none. None where no slot runs its null half."""
     condition: jax.Array | None
     """float32 `[slots, 1 or 2, dim]`: of the conversation and, guided, of its null half; None for models without."""
 
@@ -48,8 +49,8 @@ class SlotStart(NamedTuple):
     key: jax.Array
     """Random keys `[1]`."""
     settings: Sampling
-    scale: jax.Array
-    """float32 `[1]`, guidance."""
+    scale: jax.Array | None
+    """float32 `[1]`, guidance; None where no slot runs its null half."""
     conditions: dict[str, tuple[jax.Array, jax.Array]]
     """As `LM.condition` takes them, `[1 or 2]` rows: of the conversation and, guided, of its null half."""
 
@@ -116,7 +117,7 @@ def init_slots(
         None if mimi is None else codec.init_state(mimi, slots),
         oracle,
         greedy(slots),
-        jnp.ones(slots, jnp.float32),
+        jnp.ones(slots, jnp.float32) if guided else None,
         jnp.zeros(halves, jnp.float32) if config.conditioners else None,
     )
 
@@ -143,12 +144,7 @@ def put_slot(state: SlotState, fresh: SlotState, slot: jax.Array, slots: int) ->
 
 
 def step_slots(
-    model: LM,
-    mimi: Mimi | None,
-    schedule: OracleSchedule,
-    guided: bool,
-    state: SlotState,
-    inputs: SlotInputs,
+    model: LM, mimi: Mimi | None, schedule: OracleSchedule, state: SlotState, inputs: SlotInputs
 ) -> tuple[SlotState, SlotOutputs]:
     """One frame of every running slot: sound to codes, oracle, language model, codes to sound.
 
@@ -156,7 +152,6 @@ def step_slots(
         model: the weights, unstacked for speed.
         mimi: the codec, `prepare`d, or None.
         schedule: rules of the oracle.
-        guided: run the null half too.
         state: all slots; donate it.
         inputs: the frame.
     """
@@ -173,9 +168,8 @@ def step_slots(
         )
         user = codes[:, : config.num_user_rows, 0]
 
-    token, oracle = jax.vmap(lambda *row: _oracle(schedule, *row))(
-        state.oracle, state.lm.offset, inputs.running, inputs.op, inputs.tokens, inputs.count
-    )
+    read = jax.vmap(functools.partial(_oracle, schedule))
+    token, oracle = read(state.oracle, state.lm.offset, inputs)
 
     halves = (None, None) if state.condition is None else (state.condition[:, 0], state.condition[:, -1])
     lm, out = frame_step(
@@ -187,7 +181,7 @@ def step_slots(
         state.settings,
         halves[0],
         inputs.forced,
-        Guidance(state.scale, halves[1]) if guided else None,
+        None if state.scale is None else Guidance(state.scale, halves[1]),
     )
     audio = None
     if mimi is not None and sound is not None and config.dep_q:
@@ -199,19 +193,13 @@ def step_slots(
 
 
 def _oracle(
-    schedule: OracleSchedule,
-    state: OracleState,
-    step: jax.Array,
-    running: jax.Array,
-    op: jax.Array,
-    tokens: jax.Array,
-    count: jax.Array,
+    schedule: OracleSchedule, state: OracleState, step: jax.Array, row: SlotInputs
 ) -> tuple[jax.Array, OracleState]:
     """One slot: takes its change, if there is one, and reads the token of this step; a paused slot does neither."""
-    changed = schedule.apply(state, step, op, tokens, count)
-    state = _where(running & (op != NO_CHANGE), changed, state)
+    changed = schedule.apply(state, step, row.op, row.tokens, row.count)
+    state = _where(row.running & (row.op != NO_CHANGE), changed, state)
     token, read = schedule.read(state, step)
-    return jnp.where(running, token, schedule.pad_id), _where(running, read, state)
+    return jnp.where(row.running, token, schedule.pad_id), _where(row.running, read, state)
 
 
 def _where(mask: jax.Array, new: OracleState, old: OracleState) -> OracleState:

@@ -118,11 +118,9 @@ def frame_step(
     slots = state.ring.shape[2]
     delays = jnp.array(config.delays)
     own = 1 + config.dep_q
-    rows = jnp.arange(state.ring.shape[0])[:, None]
     offset = state.offset
 
-    write_at = (offset[:, None] + delays[own:]) % slots
-    ring = _write(state.ring, rows, jnp.arange(own, config.num_rows), write_at, user, running)
+    ring = _write(state.ring, own, (offset[:, None] + delays[own:]) % slots, user, running)
 
     start = (offset[:, None] <= delays) | ~running[:, None]
     present = jnp.take_along_axis(ring, (offset % slots)[:, None, None], axis=2)[:, :, 0]
@@ -174,8 +172,7 @@ def frame_step(
         generated = jnp.concatenate([generated, codes[: len(text)]], axis=1)
 
     offset = jnp.where(running, offset + 1, offset)
-    write_at = jnp.broadcast_to((offset % slots)[:, None], generated.shape)
-    ring = _write(ring, rows, jnp.arange(own), write_at, generated, running)
+    ring = _write(ring, 0, (offset % slots)[:, None], generated, running)
 
     ready = running & (offset > config.max_delay)
     aligned = (offset[:, None] - config.max_delay + delays[:own]) % slots
@@ -189,17 +186,10 @@ def _twice(x: jax.Array) -> jax.Array:
     return jnp.concatenate([x, x])
 
 
-def _write(
-    ring: jax.Array,
-    rows: jax.Array,
-    grid_rows: jax.Array,
-    slots: jax.Array,
-    tokens: jax.Array,
-    running: jax.Array,
-) -> jax.Array:
-    """Puts `tokens [batch, n]` into ring rows `grid_rows [n]` at `slots [batch, n]`, where the row runs."""
-    old = ring[rows, grid_rows[None], slots]
-    return ring.at[rows, grid_rows[None], slots].set(jnp.where(running[:, None], tokens, old))
+def _write(ring: jax.Array, first: int, slots: jax.Array, tokens: jax.Array, running: jax.Array) -> jax.Array:
+    """Puts `tokens [batch, n]` into ring rows from `first` on at `slots [batch, n or 1]`, where the batch's row runs."""
+    at = jnp.arange(len(ring))[:, None], first + jnp.arange(tokens.shape[1])[None], slots
+    return ring.at[at].set(jnp.where(running[:, None], tokens, ring[at]))
 
 
 def _extra_heads(model: LM, h: jax.Array) -> jax.Array:

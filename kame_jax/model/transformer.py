@@ -113,17 +113,13 @@ class TransformerLayer(nnx.Module):
         """The next steps of each row: `x [batch, steps, dim]`, `offset [batch]` steps seen so far."""
         steps = x.shape[1]
         positions = offset[:, None] + jnp.arange(steps)
-        q, k, v = self.qkv(self.norm1(x), positions)
+        q, k, v = self.rotate(self.attn_in(self.norm1(x)), positions)
         cache = ring_write(cache, k, v, offset)
         held = ring_positions(offset, steps, cache.k.shape[2])
         mask = window_mask(positions, held, self.config.context)
         attended = attend(q, cache.k, cache.v, mask, cache.k_scale, cache.v_scale)
         x = self.add_attention(x, self.attn_out(attended))
         return self.add_feed_forward(x, self.feed_forward(self.mlp_in(self.norm2(x)), self.mlp_out)), cache
-
-    def qkv(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Rotated queries, keys and values of `x [batch, steps, dim]`, each `[batch, steps, heads, head_dim]`."""
-        return self.rotate(self.attn_in(x), positions)
 
     def rotate(self, qkv: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Splits `qkv [batch, steps, 3, heads, head_dim]` and rotates q and k where the config says so."""

@@ -144,8 +144,11 @@ class OracleSchedule:
             count: how many.
         """
         started = (op != OPS.index("clear")) & ((op == OPS.index("replace")) | (state.next < 0))
-        wiped = started | (op == OPS.index("clear"))
-        state = self._wipe(state, step, wiped)
+        if self.tail == "clear":
+            wiped = started | (op == OPS.index("clear"))
+            unread = jnp.where(wiped, jnp.sum(state.line != self.pad_id), 0).astype(jnp.int32)
+            line = jnp.where(wiped, self.pad_id, state.line)
+            state = state._replace(line=line, erased=state.erased + unread)
         state = self._write(
             state, step, jnp.full(1, self.start_id, jnp.int32), started.astype(jnp.int32), step
         )
@@ -162,14 +165,6 @@ class OracleSchedule:
         token = state.line[slot]
         line = state.line.at[slot].set(self.pad_id)
         return token, state._replace(line=line, read=state.read + (token != self.pad_id))
-
-    def _wipe(self, state: OracleState, step: jax.Array | int, wiped: jax.Array) -> OracleState:
-        if self.tail == "keep":
-            wiped = wiped & False
-        unread = jnp.sum(state.line != self.pad_id).astype(jnp.int32)
-        return state._replace(
-            line=jnp.where(wiped, self.pad_id, state.line), erased=state.erased + jnp.where(wiped, unread, 0)
-        )
 
     def _write(
         self,

@@ -48,9 +48,8 @@ class FakeEngine:
         inputs = device.SlotInputs(*(a.copy() for a in self.idle))
         inputs.running[0] = inputs.hears[0] = True
         session.fill(inputs)
-        token, self.state = READ(
-            self.state, session.frames, True, inputs.op[0], inputs.tokens[0], inputs.count[0]
-        )
+        row = jax.tree.map(lambda a: a[0], inputs)
+        token, self.state = READ(self.state, session.frames, row)
         counts = np.array([[int(getattr(self.state, name)) for name in device.COUNTS]])
         tokens = np.array([[self.says.popleft() if self.says else PAD, 0, 0]])
         out = device.SlotOutputs(

@@ -126,6 +126,7 @@ def test_i5_each_row_has_its_own_oracle_and_its_own_clock():
     rows, clocks = ([], []), np.zeros(2, np.int32)
     for frame in range(8):
         running = np.array([True, frame >= 2])
+        idle = device.idle_inputs(CONFIG, 2, None)
         op, count = np.full(2, device.NO_CHANGE, np.int32), np.zeros(2, np.int32)
         tokens = np.zeros((2, device.TOKENS_A_FRAME), np.int32)
         for row, changes in enumerate((first, second)):
@@ -133,7 +134,8 @@ def test_i5_each_row_has_its_own_oracle_and_its_own_clock():
             if new:
                 op[row], count[row] = 0, len(new)
                 tokens[row, : len(new)] = new
-        read, state = step(state, clocks, running, op, tokens, count)
+        inputs = idle._replace(running=running, op=op, tokens=tokens, count=count)
+        read, state = step(state, clocks, inputs)
         for row in range(2):
             if running[row]:
                 rows[row].append(int(read[row]))
