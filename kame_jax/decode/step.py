@@ -187,7 +187,7 @@ def _twice(x: jax.Array) -> jax.Array:
 
 
 def _write(ring: jax.Array, first: int, slots: jax.Array, tokens: jax.Array, running: jax.Array) -> jax.Array:
-    """Puts `tokens [batch, n]` into ring rows from `first` on at `slots [batch, n or 1]`, where the batch's row runs."""
+    """Puts `tokens [batch, n]` into ring rows from `first` on at `slots [batch, n or 1]`, where a row runs."""
     at = jnp.arange(len(ring))[:, None], first + jnp.arange(tokens.shape[1])[None], slots
     return ring.at[at].set(jnp.where(running[:, None], tokens, ring[at]))
 
