@@ -22,3 +22,6 @@ def test_two_devices_share_a_model_and_say_what_the_reference_says(tmp_path):
         found["said"], outputs("kame", "stream_long")["tokens"][: len(found["said"]), 0]
     )
     assert found["cut"] > 0.5
+    # The step says where its activations are cut, and a plan compiles the same one.
+    assert found["constrained"]
+    assert found["planned"]
