@@ -38,4 +38,10 @@ with engine.join(settings=greedy(1)) as session:
 arrays = jax.tree.leaves((engine.weights, engine.state))
 cut = sum(array.nbytes for array in arrays if not array.sharding.is_fully_replicated)
 part = cut / sum(array.nbytes for array in arrays)
-np.savez(sys.argv[1], said=np.stack(said), cut=part, planned=planned == run, constrained="sharding_constraint" in run)
+np.savez(
+    sys.argv[1],
+    said=np.stack(said),
+    cut=part,
+    planned=planned == run,
+    constrained="sharding_constraint" in run,
+)
