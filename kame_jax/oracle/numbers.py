@@ -116,7 +116,8 @@ def fraction(above: int, below: int) -> str | None:
 def clock(hours: int, minutes: int = 0, seconds: int = 0, half: str = "") -> str:
     """A time of day; `half` is "AM", "PM" or ""."""
     if not (half or minutes or seconds):
-        return "midnight" if hours in (0, 24) else f"{cardinal(hours)} o'clock"
+        whole = "hundred" if hours > 12 else "o'clock"
+        return "midnight" if hours in (0, 24) else f"{cardinal(hours)} {whole}"
     said = cardinal(hours)
     if minutes or seconds:
         said += f" {'oh ' if minutes < 10 else ''}{cardinal(minutes)}"

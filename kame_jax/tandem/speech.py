@@ -59,7 +59,7 @@ class SpokenTokens:
 
     def finish(self) -> list[int]:
         """Gives the tokens still held back when the answer is complete."""
-        given = [] if self.full else self._given(self._speaker.finish())
+        given = self._given(self._speaker.finish()) if len(self._words) < self._max_words else []
         whole = encode_oracle(self._tokenizer, self.text)
         if whole == self.ids:
             return given

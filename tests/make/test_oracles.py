@@ -112,6 +112,13 @@ def test_a_model_is_asked_and_its_answers_made_speakable(dialogues):
     assert full[0]["prediction"] == "it is in Rome", "level 5 asks nobody"
 
 
+def test_an_answer_that_cannot_be_spoken_whole_makes_no_event(dialogues):
+    with Server([Turn("It is 5 ⊕ 3.")]) as server:
+        report, _ = asked(dialogues, server)
+    assert [r for r in oracle(dialogues, "one") if 0 < r["current_spoken_ratio"] < 1] == []
+    assert report.empty == report.changes["refused"] > 0
+
+
 def test_killed_and_started_again_nothing_is_asked_twice(dialogues):
     with Server() as server:
         _, first = asked(dialogues, server)

@@ -195,6 +195,13 @@ def test_tokens_that_come_late_are_read_next():
     assert PAD in first[: first.index(TOKENIZER.encode("green")[-1])]
 
 
+def test_what_an_answer_has_that_cannot_be_spoken_is_counted():
+    once = TandemConfig(trigger=TriggerConfig(new_words=9, end_of_turn=False))
+    row, conversation = talk(Script(["in blue ```x = 1``` with red "]), seconds=6, config=once)
+    assert answers_in(row) == ["in blue with red"]
+    assert conversation.events["unspoken_code"] == 1
+
+
 def test_the_older_of_two_answers_never_overtakes_the_newer_one():
     row, conversation = talk(Script([14, "old old old "], ["new new new "]), config=TWO)
     assert "old" not in " ".join(answers_in(row))

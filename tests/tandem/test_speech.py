@@ -91,3 +91,43 @@ def test_an_endless_answer_is_cut_at_whole_words(piece):
             break
     answer.finish()
     assert answer.ids == TOKENIZER.encode("word word word word word")
+
+
+class Counting:
+    """A tokenizer that counts the characters it encodes."""
+
+    characters = 0
+
+    def encode(self, text):
+        self.characters += len(text)
+        return TOKENIZER.encode(text)
+
+
+def test_a_word_is_encoded_when_it_comes_and_once_more_with_the_whole():
+    tokenizer, text = Counting(), "in the blue box " * 50
+    answer = SpokenTokens(tokenizer)
+    for piece in cut(text, range(0, len(text), 3)):
+        answer.push(piece)
+    answer.finish()
+    assert tokenizer.characters < 2.1 * len(text)
+
+
+def test_what_is_too_long_is_cut_at_a_whole_word_and_told():
+    answer = SpokenTokens(TOKENIZER, max_chars=18)
+    answer.push("in the blue box with red")
+    assert answer.full
+    answer.finish()
+    assert answer.text == "in the blue box"
+    assert [refusal.reason for refusal in answer.refused] == ["long"]
+    assert answer.changes["refused"] == 1
+
+
+def test_a_tokenizer_whose_pieces_span_words_gives_those_of_the_whole():
+    class Spanning:
+        def encode(self, text):
+            return [len(text)]
+
+    answer = SpokenTokens(Spanning())
+    assert answer.push("in the blue ") == [2, 3]
+    assert answer.finish() == answer.ids == [len("in the blue")]
+    assert answer.restarts == 1

@@ -120,7 +120,9 @@ class Cursor:
         """Whether an equals sign or the like comes in this clause, from `index` on, before long."""
         for k in range(index, index + AHEAD):
             token = self.peek(k)
-            if token.kind in ("end", "line", "stop", "restart") or token.text in (",", ";", ":"):
+            if token.kind in ("end", "line", "stop", "restart") or token.text in (",", ";"):
+                return False
+            if token.text == ":" and not (token.tight and self.peek(k + 1).tight):
                 return False
             if token.kind == "sign" and token.text.rstrip("=") in ("", *COMPARED):
                 return True

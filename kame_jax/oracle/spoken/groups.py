@@ -7,6 +7,7 @@ from kame_jax.oracle.spoken.amounts import is_fraction
 from kame_jax.oracle.spoken.cursor import GLUE, PAUSE, Cursor
 from kame_jax.oracle.spoken.lexer import Token
 
+_OPENS, _CLOSES = ("(", "[", "{"), (")", "]", "}")
 _INSIDE = 16
 """Tokens within which a parenthesis must close to be a calculation."""
 _FUNCTIONS = frozenset("f g h p sine cosine tangent log exp max min gcd root value".split())
@@ -33,7 +34,7 @@ def open_group(cursor: Cursor, token: Token) -> list[str]:
     cursor.groups.append((kind, cursor.equals, cursor.math))
     cursor.changes["symbol" if kind != "text" else "punctuation"] += 1
     cursor.done(1, "operator" if kind != "text" else "")
-    return words or ([PAUSE] if kind == "text" else [])
+    return words or ([PAUSE] if kind == "text" and token.text == "(" else [])
 
 
 def _kind(cursor: Cursor, token: Token) -> str:
@@ -45,8 +46,8 @@ def _kind(cursor: Cursor, token: Token) -> str:
         inner = cursor.peek(k)
         if inner.kind in ("end", "line", "stop", "restart"):
             return "text"
-        depth += (inner.text == "(") - (inner.text == ")")
-        nested = nested or inner.text == "("
+        depth += (inner.text in _OPENS) - (inner.text in _CLOSES)
+        nested = nested or inner.text in _OPENS
         operators += k > 1 and (
             cursor.is_operator(k) or (inner.text in ("-", "–") and cursor.is_operand(k + 1))
         )
@@ -65,7 +66,7 @@ def _kind(cursor: Cursor, token: Token) -> str:
         or tight
         or cursor.is_operator(k)
         or after.text in ("-", "–")
-        or (after.text == "(" and after.tight)
+        or (after.text in _OPENS and after.tight)
     )
     if not outside:
         return "text"
@@ -74,7 +75,7 @@ def _kind(cursor: Cursor, token: Token) -> str:
     return ("nested" if nested else "quantity") if operators else "single"
 
 
-def close_group(cursor: Cursor) -> list[str]:
+def close_group(cursor: Cursor, token: Token) -> list[str]:
     """Reads a closing parenthesis as the one that it closes was read."""
     kind, equals, math = cursor.groups.pop() if cursor.groups else ("text", False, False)
     cursor.changes["punctuation"] += kind == "text"
@@ -82,4 +83,4 @@ def close_group(cursor: Cursor) -> list[str]:
     cursor.equals, cursor.math = equals, math or kind in ("quantity", "nested")
     if kind == "nested":
         return ["close", "parenthesis"]
-    return [PAUSE] if kind in ("text", "quantity") else []
+    return [PAUSE] if kind == "quantity" or (kind == "text" and token.text == ")") else []

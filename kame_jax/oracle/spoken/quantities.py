@@ -291,7 +291,11 @@ def _is_year(cursor: Cursor, plain: str, end: int) -> bool:
         return False
     if follows.text in ("-", "–") and follows.tight:
         other = cursor.peek(end + 1)
-        return other.kind == "number" and other.tight and (len(other.text) == 2 or _like_year(other.text))
+        if other.kind != "number" or not other.tight or cursor.is_operator(end + 2):
+            return False
+        return len(other.text) == 2 or (_like_year(other.text) and other.text > plain)
+    if follows.text in ("-", "–") and cursor.is_number(end + 1) and cursor.comes_equal(end + 1):
+        return False
     if cursor.is_operator(end) or follows.text in ("%", "°") or follows.text in CURRENCIES:
         return False
     counts = follows.kind == "word" and (
@@ -371,7 +375,7 @@ def _measured(cursor: Cursor, words: list[str], end: int, one: bool) -> tuple[li
 def _with_unit(cursor: Cursor, words: list[str], end: int, one: bool) -> tuple[list[str], int, str]:
     follows = cursor.peek(end)
     feet = cursor.said and cursor.said[-1] in ("feet", "foot")
-    apart = follows.text in SPACED or (follows.text == "in" and feet)
+    apart = follows.text in SPACED or (follows.text == "in" and (feet or _are_inches(cursor, end + 1)))
     if follows.kind != "word" or follows.text not in UNITS or not (follows.tight or apart):
         return words, end, "number"
     unit, k = UNITS[follows.text], end + 1
@@ -410,6 +414,20 @@ def _with_unit(cursor: Cursor, words: list[str], end: int, one: bool) -> tuple[l
                 k += 1
     name += ["per", below] if below else []
     return [*words, *name], k + _swallowed(cursor, k), "unit"
+
+
+def _are_inches(cursor: Cursor, k: int) -> bool:
+    """Whether "in", before `k` and apart from its number, is a unit: nothing follows that something could be in."""
+    follows = cursor.peek(k)
+    if follows.text == "." and follows.tight:
+        return not cursor.peek(k + 1).text[:1].isupper()
+    side = cursor.said and cursor.said[-1] == "by"
+    return (
+        bool(side)
+        or follows.kind in ("end", "line")
+        or follows.text in (",", ")", "by")
+        or cursor.is_operator(k)
+    )
 
 
 def _swallowed(cursor: Cursor, k: int) -> int:

@@ -63,6 +63,10 @@ def _stop(cursor: Cursor, token: Token) -> list[str]:
         cursor.changes["symbol"] += 1
         cursor.done(1, "number")
         return ["factorial"]
+    if token.text.startswith("...") and token.tight and cursor.left == "number" and cursor.is_operator(1):
+        cursor.changes["symbol"] += 1
+        cursor.done(1, "number")
+        return ["and so on"]
     cursor.changes["punctuation"] += token.text != "."
     cursor.boundary(1)
     return [STOP]
@@ -70,10 +74,10 @@ def _stop(cursor: Cursor, token: Token) -> list[str]:
 
 def _mark(cursor: Cursor, token: Token) -> list[str]:
     text = token.text
-    if text == "(":
+    if text in "([{":
         return open_group(cursor, token)
-    if text == ")":
-        return close_group(cursor)
+    if text in ")]}":
+        return close_group(cursor, token)
     if text == "'" and _is_short_year(cursor):
         year_digits = cursor.peek(1).text
         cursor.changes["number"] += 1

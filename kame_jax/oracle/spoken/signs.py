@@ -38,9 +38,12 @@ def _drop(cursor: Cursor, kind: str = "punctuation", item: str = "") -> list[str
 def dash(cursor: Cursor, token: Token) -> list[str]:
     """A minus between operands or before one, "to" in a range, a pause between words."""
     follows, left = cursor.peek(1), cursor.left
-    if token.text in ("--", "---"):
-        return _drop(cursor, item=PAUSE)
     operand = cursor.is_operand(1)
+    if token.text in ("--", "---"):
+        double = (
+            token.text == "--" and operand and left in ("number", "name", "close") and cursor.comes_equal(1)
+        )
+        return _say(cursor, "minus minus") if double else _drop(cursor, item=PAUSE)
     if left in ("", "operator"):
         return _say(cursor, "minus", math=False) if operand and (follows.tight or left) else _drop(cursor)
     apart = not token.tight and not follows.tight
@@ -93,7 +96,7 @@ def _is_range(cursor: Cursor, token: Token) -> bool:
         return tight  # hours of work
     if cursor.year or cursor.unit or token.text == "–" or cursor.value == other:
         return True
-    near = {*[*cursor.said][-4:]} | {cursor.peek(i).text for i in (k + 1, k + 2)}
+    near = ({*[*cursor.said][-6:]} - {"is", "which"}) | {cursor.peek(i).text for i in (k + 1, k + 2)}
     return tight and (bool(SCORES & near) or not REST & near)
 
 
@@ -197,7 +200,7 @@ def bar(cursor: Cursor, token: Token) -> list[str]:
             inner = cursor.peek(k)
             if inner.text == "|" and inner.tight:
                 cursor.open.add("|")
-                return _say(cursor, "the absolute value of", math=False)
+                return _say(cursor, "the absolute value of")
             if inner.kind in ("end", "line", "stop"):
                 break
     return _drop(cursor, item=PAUSE)

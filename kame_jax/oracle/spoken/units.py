@@ -231,7 +231,8 @@ SCORES = frozenset(
 )
 """Words near two numbers with a hyphen that make them a score, not a difference."""
 REST = frozenset(
-    "left remaining remain remains leaves leaving difference subtract subtracting are has have had needs".split()
+    "left remaining remain remains leaves leaving difference subtract subtracting are has have had needs is get "
+    "gives equals which".split()
 )
 """Words near two numbers with a hyphen that make them a difference."""
 CALLS = frozenset("call dial phone telephone tel number text fax hotline contact cell mobile".split())

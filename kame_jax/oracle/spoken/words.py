@@ -134,6 +134,8 @@ def _times_letter(cursor: Cursor, token: Token) -> list[str]:
     follows = cursor.peek(1)
     if cursor.left != "number" and not (cursor.left in ("word", "close") and cursor.comes_equal(1)):
         return []
+    if token.tight and follows.text == "-":
+        return []  # of a variable, as in 2x-3
     operand = cursor.is_operand(1) or (follows.kind == "word" and cursor.left == "word")
     if operand and token.tight == follows.tight and (cursor.left == "number" or not token.tight):
         behind = cursor.peek(2).text
