@@ -14,8 +14,9 @@ from kame_jax.oracle.spoken.cursor import LINE, PAUSE, RESTART, STOP, Cursor, op
 from kame_jax.oracle.spoken.fold import ON_THE_LINE, PLUS
 from kame_jax.oracle.spoken.groups import close_group, open_group
 from kame_jax.oracle.spoken.lexer import Token
+from kame_jax.oracle.spoken.measures import power
 from kame_jax.oracle.spoken.money import read_money
-from kame_jax.oracle.spoken.quantities import power, read_amount, read_number
+from kame_jax.oracle.spoken.quantities import read_amount, read_number
 from kame_jax.oracle.spoken.signs import READERS
 from kame_jax.oracle.spoken.units import ALIKE, COMPARED, CURRENCIES, SIGNS
 from kame_jax.oracle.spoken.words import read_initials, read_word

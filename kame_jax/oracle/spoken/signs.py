@@ -11,7 +11,7 @@ from kame_jax.oracle.spoken.amounts import value_digits
 from kame_jax.oracle.spoken.cursor import PAUSE, Cursor
 from kame_jax.oracle.spoken.fold import ON_THE_LINE
 from kame_jax.oracle.spoken.lexer import Token
-from kame_jax.oracle.spoken.quantities import power
+from kame_jax.oracle.spoken.measures import power
 from kame_jax.oracle.spoken.units import CURRENCIES, MONEY_SCALES, PER, REST, SCORES, UNITS
 
 _SIZES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
