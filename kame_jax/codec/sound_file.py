@@ -23,7 +23,7 @@ from kame_jax.files import open_pipe, read_bytes, regular_file
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 12
-"""Samples of each channel read at once. Where a decoder fails, what it had of the block is lost."""
+"""Samples of each channel read at once."""
 PIPE_LIMIT = 1 << 30
 """Bytes of sound that are read from a pipe."""
 RATES = (1_000, 1_000_000)
@@ -34,6 +34,10 @@ MP3_ENDS = 2 * 1152
 """Samples by which the length of a whole MP3 may differ from its header's: an encoder's first and last frame."""
 MP3_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 """How a frame of an MP3 begins: MPEG 2.5, 2 or 1, layer 3, with a checksum or without."""
+OGG_BEGINS = re.compile(rb"OggS\0[\x02\x03]")
+"""A page of an Ogg file that begins a stream."""
+MOST_CHUNKS = 10_000
+"""Chunks of a wav file that are looked at."""
 EXPECTED = "a sound file"
 
 
@@ -75,14 +79,20 @@ class SoundFile(soundfile.SoundFile):
         Raises:
             InputError: nothing can be decoded.
         """
-        block, count = np.empty((BLOCK, self.channels), np.float32), 0
-        trouble = ""
-        try:
-            while len(part := self.read(out=block)):
-                count += len(part)
+        block, count, trouble = np.empty((BLOCK, self.channels), np.float32), 0, ""
+        while True:
+            block.fill(np.nan)
+            try:
+                part = self.read(out=block)
+            except soundfile.LibsndfileError as error:
+                trouble = error.error_string.strip()
+                # What the decoder gave before it failed; it does not say how much.
+                part = block[: int(np.argmax(np.isnan(block[:, 0])))]
+            count += len(part)
+            if len(part):
                 yield part
-        except soundfile.LibsndfileError as error:
-            trouble = error.error_string.strip()
+            if trouble or not len(part):
+                break
         promised = self._promised(count)
         if not count:
             raise InputError(f"{self.path}: holds no samples{': ' if trouble else ''}{trouble}")
@@ -138,9 +148,13 @@ def _amended(file: BinaryIO, path: str | os.PathLike[str]) -> BinaryIO | None:
         content = bytearray(file.read())
         content[place : place + 4] = b"\xff" * 4  # to the end of the file
         return io.BytesIO(content)
-    if (head[:3] == b"ID3" or MP3_FRAME.match(head)) and not _has_xing_frame(file, head):
-        file.seek(0)
-        return _EstimatedLong(file.read())
+    if head[:4] == b"OggS" and OGG_BEGINS.search(file.read()):
+        log.warning("%s: holds recordings one behind the other, of which the first is used", path)
+    if head[:3] == b"ID3" or MP3_FRAME.match(head):
+        start = _unknown_length(file, head)
+        if start is not None:
+            file.seek(start)
+            return _EstimatedLong(file.read())
     file.seek(0)
     return None
 
@@ -157,7 +171,7 @@ def _empty_size(file: BinaryIO, order: str) -> int | None:
 
 def _chunks(file: BinaryIO, order: str, place: int) -> Iterator[tuple[bytes, int, int]]:
     """Name, place and size of the chunks of a RIFF file from `place` on, as far as there are any."""
-    while True:
+    for _ in range(MOST_CHUNKS):
         file.seek(place)
         head = file.read(8)
         if len(head) < 8 or not all(0x20 <= letter < 0x7F for letter in head[:4]):
@@ -167,13 +181,25 @@ def _chunks(file: BinaryIO, order: str, place: int) -> Iterator[tuple[bytes, int
         place += 8 + size + size % 2
 
 
-def _has_xing_frame(file: BinaryIO, head: bytes) -> bool:
-    """Whether the first frame of an MP3 says how many there are; libsndfile takes a guess for the length otherwise."""
+def _unknown_length(file: BinaryIO, head: bytes) -> int | None:
+    """Where the frames of an MP3 begin whose length nothing tells; None where a Xing frame tells it.
+
+    Of MP3s one behind the other, the first one's Xing frame knows only the first.
+    """
     size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9] if head[:3] == b"ID3" else -10
     file.seek(10 + size)
     start = file.read(1 << 16)
     first = MP3_FRAME.search(start)
-    return first is None or re.search(b"Xing|Info", start[first.start() :][:64]) is not None
+    if first is None:
+        return None
+    xing = re.search(rb"(?:Xing|Info)(.{4})(.{4})(.{4})", start[first.start() :][:80], re.DOTALL)
+    if xing is None:
+        return 0
+    flags, _, told = (int.from_bytes(field) for field in xing.groups())
+    there = file.seek(0, os.SEEK_END) - 10 - size - first.start()
+    second = MP3_FRAME.search(start, first.start() + xing.end())
+    # Three: it says how many frames and how many bytes there are.
+    return 10 + size + second.start() if second and flags & 3 == 3 and told < 0.9 * there else None
 
 
 class _EstimatedLong(io.BytesIO):

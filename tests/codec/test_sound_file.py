@@ -114,6 +114,23 @@ def test_an_mp3_without_a_xing_frame_is_read_to_its_end(read, monkeypatch):
     np.testing.assert_array_equal(read(content[second:])[0], samples)
 
 
+def test_of_mp3s_one_behind_the_other_all_are_read(read):
+    samples, warnings = read(2 * encoded("MP3", "MPEG_LAYER_III"))
+    assert not warnings
+    assert 2 * len(TONE) <= len(samples) < 2 * len(TONE) + 6 * 1152
+
+
+def test_of_ogg_streams_one_behind_the_other_the_first_is_read_and_the_others_are_told(read):
+    samples, warnings = read(2 * encoded("OGG", "OPUS"))
+    assert len(samples) == len(TONE)
+    assert warnings == ["holds recordings one behind the other, of which the first is used"]
+
+
+def test_what_stands_behind_the_end_of_a_flac_file_costs_no_sample(read):
+    samples, _ = read(encoded("FLAC", "PCM_16") + b"TAG" + bytes(125))
+    np.testing.assert_allclose(samples, TONE, rtol=0, atol=2**-15)
+
+
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
 @pytest.mark.parametrize("sound", [TONE, 0 * TONE], ids=["tone", "silence"])
 def test_a_wav_file_whose_writer_left_its_length_open_is_read_to_its_end(size, sound, read):
