@@ -184,11 +184,11 @@ def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _seconds(root: Path, name: str) -> float:
-    """The length of a dialogue's sound; 0 where it cannot be read, which is reported when it is."""
+    """The length of a dialogue's sound; 0 where it cannot be told."""
     try:
         with SoundFile(find_audio(root, name)) as file:
             return float(file.frames / file.samplerate)
-    except (InputError, OSError):
+    except Exception:  # of whatever kind: it is reported when the dialogue is read
         return 0.0
 
 

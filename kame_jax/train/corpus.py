@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -120,7 +119,7 @@ def keep_data_tokenizers(path: str | Path, folder: Path, say: Callable[[str], No
     if dataset.tokenizer is None:
         return
     try:
-        keep_tokenizers(Tokenizers(dataset.tokenizer, dataset.facts["codec"]), folder)
+        keep_tokenizers(Tokenizers(dataset.tokenizer, str(dataset.facts["codec"])), folder)
     except (InputError, KeyError, OSError) as error:
         # A run needs neither: only who wants to hear it does, and can name them then.
         shutil.copyfile(dataset.tokenizer, folder / TOKENIZER_NAME)
@@ -210,10 +209,11 @@ def _tokenize(
         encoding.batch_encoder(mimi, codebooks),
         encoding.fingerprint(mimi),
         progress=progress,
-        say=say,
     )
     if outcome.problems:
         raise InputError(f"{path}: {len(outcome.problems)} dialogues cannot be tokenised", outcome.problems)
+    for note in outcome.notes:
+        say(note)
     there = {path.stem for path in find_texts(path)}
     for file in record_files(folder):
         if file.stem not in there:
@@ -247,10 +247,9 @@ def _stamps(places: Sequence[Path]) -> list[tuple[str, int, int]]:
     stamps = []
     for place in places:
         files = [place] if place.is_file() else sorted(place.rglob("*"))
-        for file in files:
-            info = os.stat(file)
-            if file.is_file():
-                stamps.append((f"{place.name}/{file.name}", info.st_size, info.st_mtime_ns))
+        for file in filter(Path.is_file, files):
+            info = file.stat()
+            stamps.append((f"{place.name}/{file.name}", info.st_size, info.st_mtime_ns))
     return stamps
 
 
@@ -298,16 +297,17 @@ def cut_of(data: DataConfig) -> Cut:
 def preset_note(samples: Sequence[Sample], config: RunConfig) -> str | None:
     """A line for a run whose rules are another preset's than those its data was made with; None where they agree."""
     parts = samples.parts if isinstance(samples, MixedSamples) else (samples,)
-    made = [part.dataset.facts.get("rules") for part in parts if isinstance(part, DatasetSamples)]
+    facts = [part.dataset.facts.get("rules") for part in parts if isinstance(part, DatasetSamples)]
+    made = [rules for rules in facts if isinstance(rules, dict) and rules]
     values = to_dict(config)
 
     def set_as(preset: str) -> bool:
         places = ((key.split("."), value) for key, value in RUN_PRESETS[preset].items())
         return all(values[section][setting] == value for (section, setting), value in places)
 
-    if any(rules and not any(rules.values()) for rules in made) and set_as("kame-jax"):
+    if any(not any(rules.values()) for rules in made) and set_as("kame-jax"):
         return "the data was made with preset reference; preset=reference trains with the same rules"
-    if any(rules and all(rules.values()) for rules in made) and set_as("reference"):
+    if any(all(rules.values()) for rules in made) and set_as("reference"):
         return "the data was made with preset kame-jax, this run trains with preset reference"
     return None
 
