@@ -8,8 +8,6 @@ class a schema names, so a data set is read without it.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +20,7 @@ from kame_jax.data.events import FIELDS, OracleEvents, pack_events
 from kame_jax.data.records import Record, event_column, read_facts, record_from_columns
 from kame_jax.data.words import CHANNELS
 from kame_jax.errors import InputError
-from kame_jax.files import regular_file
+from kame_jax.files import read_json, regular_file
 from kame_jax.oracle.text import TOKENIZER_NAME
 
 NAME = "dialogues"
@@ -136,12 +134,13 @@ class Dataset:
 
 
 def _shards(folder: Path, split: str) -> list[str]:
-    """The ArrayRecord files of a split, all of them, in their order."""
-    found = sorted(folder.glob(f"{NAME}-{split}.array_record-*-of-*"))
-    counts = {int(match[1]) for path in found if (match := re.search(r"-of-(\d+)$", path.name))}
-    if counts != {len(found)}:
-        raise InputError(f"{folder}: {len(found)} files of split {split}, their names say {sorted(counts)}")
-    return [os.fspath(regular_file(path, "a file of a data set")) for path in found]
+    """The ArrayRecord files of a split, each with the range of its blocks: none is opened before it is read."""
+    splits = read_json(folder / "dataset_info.json")["splits"]
+    counts = [int(count) for item in splits if item["name"] == split for count in item["shardLengths"]]
+    files = [folder / f"{NAME}-{split}.array_record-{i:05}-of-{len(counts):05}" for i in range(len(counts))]
+    for file in filter(Path.exists, files):
+        regular_file(file, "a file of a data set")
+    return [f"{file}[0:{count}]" for file, count in zip(files, counts)]
 
 
 def _lengths(frames: np.ndarray) -> np.ndarray:

@@ -295,8 +295,12 @@ def test_a_data_set_cannot_name_a_class_that_is_then_imported(records, tmp_path,
         ("metadata.json", "[]", "expected a JSON object"),
         ("metadata.json", "{}", "not a data set that can be read: 'fingerprints'"),
         ("frames-train.npy", "junk", "not a data set that can be read"),
-        ("dialogues-train.array_record-00000-of-00001", "junk", "not a data set that can be read"),
-        ("dialogues-train.array_record-00000-of-00002", "", "2 files of split train, their names say"),
+        ("dataset_info.json", '{"splits": 3}', "not a data set that can be read"),
+        (
+            "dataset_info.json",
+            '{"splits": [{"name": "train", "shardLengths": ["3"]}]}',
+            "3 blocks in split train",
+        ),
     ],
 )
 def test_a_damaged_data_set_is_one_line(file, content, expected, records, tmp_path):
