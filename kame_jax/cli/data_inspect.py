@@ -83,7 +83,7 @@ def _draw(args: argparse.Namespace, source: Any) -> None:
 
     if Path(args.picture).suffix.lower() != ".png":
         raise InputError(f"--picture {args.picture}: the name must end in .png")
-    tokenizer_path = Path(args.tokenizer) if args.tokenizer else source.tokenizer
+    tokenizer_path = args.tokenizer or source.tokenizer
     if tokenizer_path is None:
         raise InputError(
             f"{args.data}: has no tokenizer with it, name a SentencePiece model with --tokenizer"

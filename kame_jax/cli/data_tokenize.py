@@ -56,14 +56,12 @@ def tokenize_folder(args: argparse.Namespace, dialogues: str, out: str) -> tuple
     from kame_jax.make.encoding import batch_encoder, fingerprint
     from kame_jax.make.rules import read_rules
     from kame_jax.make.tokens import Settings, tokenize
-    from kame_jax.oracle.text import TOKENIZER_NAME
+    from kame_jax.oracle.text import TOKENIZER_NAME, tokenizer_file
     from kame_jax.train.progress import Terminal
 
     rules = read_rules(args.preset, args.rule)
     shard = _shard(args)
-    tokenizer = Path(args.tokenizer) if args.tokenizer else Path(dialogues) / TOKENIZER_NAME
-    if not tokenizer.is_file():
-        raise InputError(f"{tokenizer}: no such file, expected a SentencePiece model (--tokenizer)")
+    tokenizer = tokenizer_file(args.tokenizer or Path(dialogues) / TOKENIZER_NAME)
     if not args.codec:
         raise InputError("--codec: expected Mimi's weights, as hf://kyutai/moshiko-pytorch-bf16 or a folder")
     mimi = load_mimi(args.codec)

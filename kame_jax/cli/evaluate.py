@@ -139,10 +139,10 @@ def _speakers(text: str) -> list[str]:
 
 def _tokenizer(args: argparse.Namespace) -> Path:
     from kame_jax.interop.beside import find_tokenizer
-    from kame_jax.oracle.text import TOKENIZER_NAME
+    from kame_jax.oracle.text import TOKENIZER_NAME, tokenizer_file
 
     if args.tokenizer:
-        return Path(args.tokenizer)
+        return tokenizer_file(args.tokenizer)
     try:
         return find_tokenizer(args.checkpoint)
     except InputError:

@@ -19,7 +19,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -134,7 +133,7 @@ class Engine:
         return cls(
             model,
             load_mimi(codec or find_codec(checkpoint)),
-            load_tokenizer(Path(tokenizer or find_tokenizer(checkpoint))),
+            load_tokenizer(os.fspath(tokenizer) if tokenizer else find_tokenizer(checkpoint)),
             EngineOptions(**options),
             conditions=conditions,
             mesh=mesh,

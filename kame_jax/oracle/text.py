@@ -24,18 +24,25 @@ TOKENIZER_NAMES = (TOKENIZER_NAME, "tokenizer_spm_32k_3.model")
 """What a checkpoint's tokenizer is called where no `config.json` names it."""
 
 
-def load_tokenizer(path: str | Path) -> SentencePieceProcessor:
-    """The SentencePiece model in a file, or in one of a repository (`hf://org/repo[/file]`).
+def tokenizer_file(spec: str | Path) -> Path:
+    """The file of a tokenizer that a user names: a path, or `hf://org/repo[/file]`.
 
     Raises:
-        InputError: no such file, or not a SentencePiece model.
+        InputError: there is no such file, or the hub cannot be reached.
     """
-    text = str(path)
-    path = (
-        hub.fetch(text, TOKENIZER_NAMES)
-        if text.startswith(hub.PREFIX)
-        else regular_file(path, "a SentencePiece model")
-    )
+    text = str(spec)
+    if text.startswith(hub.PREFIX):
+        return hub.fetch(text, TOKENIZER_NAMES)
+    return regular_file(text, "a SentencePiece model")
+
+
+def load_tokenizer(spec: str | Path) -> SentencePieceProcessor:
+    """The SentencePiece model that `spec` names, as `tokenizer_file` takes it.
+
+    Raises:
+        InputError: there is no such file, or it is not a SentencePiece model.
+    """
+    path = tokenizer_file(spec)
     try:
         return SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as e:
