@@ -327,7 +327,8 @@ def _unsupported(given: Mapping[str, Any]) -> Iterator[str]:
         yield "num_layers is missing"
     if given.get("dep_q", 8) and given.get("depformer_num_heads") is None:
         yield "depformer_num_heads is missing"
-    yield from _unsupported_conditions(given)
+    if given.get("fuser") or given.get("conditioners"):
+        yield from _unsupported_conditions(given)
 
 
 def _unsupported_conditions(given: Mapping[str, Any]) -> Iterator[str]:

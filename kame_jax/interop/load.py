@@ -99,14 +99,20 @@ def build_lm(checkpoint: Checkpoint, mesh: Mesh | None = None, dtype: Any = None
     else:
         places = dict(shardings(model, mesh))
     arrays = place_arrays(weights, places, held)
+    if dtype is not None:
+        _check_range(checkpoint, arrays)
+    return tree.fill(model, arrays)
+
+
+def _check_range(checkpoint: Checkpoint, arrays: Mapping[str, jax.Array]) -> None:
+    """Raises InputError where a shorter dtype has made a weight infinite."""
     for path, array in arrays.items():
-        if jnp.finfo(array.dtype).maxexp < jnp.finfo(weights.dtype(path)).maxexp and bool(
+        if jnp.finfo(array.dtype).maxexp < jnp.finfo(checkpoint.weights.dtype(path)).maxexp and bool(
             jnp.isinf(array).any()
         ):
             raise InputError(
                 f"{checkpoint.name}: {path} has numbers beyond {array.dtype}: choose another dtype"
             )
-    return tree.fill(model, arrays)
 
 
 def place_arrays(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -60,7 +61,8 @@ class NamedTensors:
                 raise InputError(
                     f"{file.path}: {other} and {key} are one tensor of the model twice: keep one"
                 )
-        self.notes = [f"names are read without {wrapper!r}" for wrapper in self._wrappers()]
+        changed = {name: key for name, key in self.stored.items() if name != key}
+        self.notes = _notes(changed) if changed else []
         for alias, kept in file.metadata.items():
             _, name = plain(alias)
             if kept in file.infos and alias not in file.infos and name not in self.stored:
@@ -68,16 +70,16 @@ class NamedTensors:
                 self.notes.append(f"{alias} was tied to {kept} when it was saved, and is read as its copy")
         self.infos: dict[str, TensorInfo] = {key: file.infos[stored] for key, stored in self.stored.items()}
 
-    def _wrappers(self) -> list[str]:
-        """What the plain names lack, once each."""
-        changed = {name: key for name, key in self.stored.items() if name != key}
-        words = (
-            (word for word in key.split(".") if word not in name.split(".")) for name, key in changed.items()
-        )
-        return sorted({".".join(some) for some in words})[:3]
-
     def read_box(
         self, key: str, view: tuple[int, ...], box: Box, out: np.ndarray | None = None
     ) -> np.ndarray:
         """See `TensorSource`."""
         return self.file.read_box(self.stored[key], view, box, out)
+
+
+def _notes(changed: Mapping[str, str]) -> list[str]:
+    """What names lack, once each; `changed` has the name in the file by the plain one."""
+    words = (
+        (word for word in key.split(".") if word not in name.split(".")) for name, key in changed.items()
+    )
+    return [f"names are read without {text!r}" for text in sorted({".".join(some) for some in words})[:3]]

@@ -55,31 +55,7 @@ def language_model(
         return _as_stored(_given(given, ModelConfig), infos)
     if "dim" in raw:
         return _as_stored(kwargs.from_kwargs(raw, where), infos)
-    closest: list[InputError] = []
-    ready = [(name, config, _as_stored(config, infos)) for name, config in _ready_models()]
-    for name, _, found in sorted(ready, key=lambda entry: entry[1].oracle != entry[2].oracle):
-        if (found.text_card + 1, found.temporal.dim) != _shape(infos, r"text_emb\.weight"):
-            continue
-        try:
-            plan_for(
-                found,
-                {k: v for k, v in infos.items() if ".lora_" not in k},
-                layout,
-                f"{located.name} as {name}",
-            )
-        except InputError as error:
-            closest.append(error)
-            continue
-        notes.append(f"configuration taken from the ready one with these sizes: {name}")
-        known = {key: value for key, value in raw.items() if key in kwargs.KNOWN}
-        overlaid = kwargs.from_kwargs(kwargs.to_kwargs(found) | known, where) if known else found
-        return _as_stored(overlaid, infos)
-    problems = min(closest, key=lambda error: len(error.problems)).problems if closest else ()
-    raise InputError(
-        f"{located.name}: no configuration beside it ({_described(infos)}), and no ready one has these sizes. "
-        "Heads, delays, context and positions leave no trace in weights: give a config (YAML or JSON)",
-        problems,
-    )
+    return _ready(located, raw, infos, layout, notes)
 
 
 def codecs(located: Located, given: object) -> Iterator[MimiConfig]:
@@ -108,6 +84,38 @@ def _given(config: object, kind: type) -> Any:
         reader: Any = kwargs if kind is ModelConfig else mimi_kwargs
         return reader.from_kwargs(read_json(path), str(path))
     return load_model(path) if kind is ModelConfig else load_codec(path)
+
+
+def _ready(
+    located: Located, raw: Mapping[str, Any], infos: Infos, layout: Layout, notes: list[str]
+) -> ModelConfig:
+    """The ready configuration that the tensors fit, with what little the file's own says."""
+    where = f"{located.name} ({located.config_name})"
+    closest: list[InputError] = []
+    ready = [(name, config, _as_stored(config, infos)) for name, config in _ready_models()]
+    for name, _, found in sorted(ready, key=lambda entry: entry[1].oracle != entry[2].oracle):
+        if (found.text_card + 1, found.temporal.dim) != _shape(infos, r"text_emb\.weight"):
+            continue
+        try:
+            plan_for(
+                found,
+                {k: v for k, v in infos.items() if ".lora_" not in k},
+                layout,
+                f"{located.name} as {name}",
+            )
+        except InputError as error:
+            closest.append(error)
+            continue
+        notes.append(f"configuration taken from the ready one with these sizes: {name}")
+        known = {key: value for key, value in raw.items() if key in kwargs.KNOWN}
+        overlaid = kwargs.from_kwargs(kwargs.to_kwargs(found) | known, where) if known else found
+        return _as_stored(overlaid, infos)
+    problems = min(closest, key=lambda error: len(error.problems)).problems if closest else ()
+    raise InputError(
+        f"{located.name}: no configuration beside it ({_described(infos)}), and no ready one has these sizes. "
+        "Heads, delays, context and positions leave no trace in weights: give a config (YAML or JSON)",
+        problems,
+    )
 
 
 def _ready_models() -> Iterator[tuple[str, ModelConfig]]:

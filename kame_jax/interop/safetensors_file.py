@@ -11,41 +11,20 @@ import math
 import os
 import struct
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from kame_jax.checkpoint.weights import Box
 from kame_jax.errors import InputError, WorkError
 from kame_jax.files import regular_file
-
-DTYPES: dict[str, np.dtype] = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "U16": np.dtype(np.uint16),
-    "I16": np.dtype(np.int16),
-    "U32": np.dtype(np.uint32),
-    "I32": np.dtype(np.int32),
-    "U64": np.dtype(np.uint64),
-    "I64": np.dtype(np.int64),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+from kame_jax.interop.header import DTYPES, MAX_DIMENSIONS, MAX_HEADER_BYTES, NAMES, explanation
 
 SUFFIXES = (".safetensors", ".sft", ".sfts")
-MAX_HEADER_BYTES = 10_000_000
-"""Two hundred times what the 7B needs; the format allows ten times as much, which takes minutes to check."""
-MAX_DIMENSIONS = 32
 MIN_RUN_BYTES = 2048
 """Contiguous runs shorter than this are read together with what lies between them: a system call costs as much."""
 BLOCK_BYTES = 64 << 20
@@ -74,12 +53,19 @@ class SafetensorsFile:
         try:
             self._fd = os.open(self.path, os.O_RDONLY)
             self._close = weakref.finalize(self, os.close, self._fd)
-            size = os.fstat(self._fd).st_size
-            header, self._start = _read_header(self.path, self._fd, size)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
-        self.metadata = _metadata(self.path, header)
-        self.infos, self._offsets = _check_entries(self.path, header, size - self._start)
+            length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
+            if length > MAX_HEADER_BYTES:
+                raise explanation(self.path, self._fd)
+            with safe_open(self.path, "np"):  # checks the whole header
+                header = json.loads(os.pread(self._fd, length, 8))
+        except (SafetensorError, OSError) as error:
+            raise explanation(self.path, self._fd) from error
+        self._start = 8 + length
+        self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
+        if any(e["dtype"] not in DTYPES or len(e["shape"]) > MAX_DIMENSIONS for e in header.values()):
+            raise explanation(self.path, self._fd)
+        self.infos = {k: TensorInfo(tuple(e["shape"]), DTYPES[e["dtype"]]) for k, e in header.items()}
+        self._offsets = {key: entry["data_offsets"][0] for key, entry in header.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -250,103 +236,3 @@ class SafetensorsWriter:
         os.close(self._fd)
         if self._todo:
             raise ValueError(f"{self.path}: never written: {', '.join(sorted(self._todo))}")
-
-
-def _read_header(path: Path, fd: int, size: int) -> tuple[dict, int]:
-    """The parsed header and where the data starts."""
-    start = os.pread(fd, 512, 0)
-    length = int.from_bytes(start[:8], "little")
-    # Eight bytes of length, then a brace: magic numbers of other formats can be lengths, too.
-    if start[8:9] != b"{" or length > MAX_HEADER_BYTES:
-        foreign = _foreign(path, start)
-        if foreign:
-            raise InputError(f"{path}: {foreign}")
-    if size < 8:
-        raise InputError(f"{path}: {size} bytes are too few for a safetensors file")
-    if length > MAX_HEADER_BYTES:
-        raise InputError(f"{path}: not a safetensors file (its header would be {length} bytes long)")
-    if 8 + length > size:
-        raise InputError(f"{path}: truncated: the header needs {8 + length} bytes, the file has {size}")
-    try:
-        header = json.loads(os.pread(fd, length, 8).decode())
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not a safetensors file, or its header is corrupt (not JSON)") from None
-    if not isinstance(header, dict):
-        raise InputError(f"{path}: corrupt header: expected a JSON object of tensors")
-    return header, 8 + length
-
-
-def _metadata(path: Path, header: dict) -> dict[str, str]:
-    """Takes the file's own metadata out of its header."""
-    found = header.pop("__metadata__", None) or {}
-    if not isinstance(found, dict) or any(not isinstance(value, str) for value in found.values()):
-        raise InputError(f"{path}: corrupt header: expected __metadata__ to map names to text")
-    return found
-
-
-def _foreign(path: Path, start: bytes) -> str | None:
-    """Why a file that is no safetensors is refused, from its first bytes; None if nothing known is recognised."""
-    if start.startswith(b"PK\x03\x04") or (
-        start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    ):
-        return (
-            "a pickle (or zip) of PyTorch or NumPy, which can run any code when it is loaded. Only safetensors is "
-            'read; convert a file you trust with: python -c "import sys, torch, safetensors.torch as s; '
-            f's.save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])" {path.name} {path.stem}.safetensors'
-        )
-    if start.startswith(b"GGUF"):
-        return "a GGUF file; only safetensors is read, take the unquantised model.safetensors"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file itself: run `git lfs pull`"
-    if start.startswith(b"\x89HDF"):
-        return "an HDF5 file; only safetensors is read"
-    if start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return "a web page, not weights (a download that needed a login?)"
-    return None
-
-
-def _check_entries(
-    path: Path, header: Mapping[str, object], size: int
-) -> tuple[dict[str, TensorInfo], dict[str, int]]:
-    """Checks every entry of a header against the data's size; all problems come together."""
-    infos: dict[str, TensorInfo] = {}
-    spans: list[tuple[int, int, str]] = []
-    problems: list[str] = []
-    for key, entry in header.items():
-        try:
-            dtype, shape, (begin, end) = _parse_entry(entry)
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"{key}: corrupt entry: {error}")
-            continue
-        expected = math.prod(shape) * dtype.itemsize
-        if end - begin != expected:
-            problems.append(f"{key}: {dtype} {shape} takes {expected} bytes, the header gives {end - begin}")
-        infos[key] = TensorInfo(shape, dtype)
-        spans.append((begin, end, key))
-    at = 0
-    for begin, end, key in sorted(spans):
-        if begin != at:
-            problems.append(f"{key}: starts at byte {begin} of the data, expected {at}")
-        at = max(at, end)
-    if problems:
-        raise InputError(f"{path}: corrupt safetensors header", problems)
-    if at != size:
-        what = "truncated" if size < at else "corrupt"
-        raise InputError(
-            f"{path}: {what}: its tensors take {at} bytes, the file holds {size} after the header"
-        )
-    return infos, {key: begin for begin, _, key in spans}
-
-
-def _parse_entry(entry: object) -> tuple[np.dtype, tuple[int, ...], Iterable[int]]:
-    if not isinstance(entry, dict):
-        raise ValueError("expected an object with dtype, shape and data_offsets")
-    name = entry["dtype"]
-    if name not in DTYPES:
-        raise ValueError(f"unknown dtype {name!r}, expected one of {', '.join(DTYPES)}")
-    if len(entry["shape"]) > MAX_DIMENSIONS:
-        raise ValueError(f"a shape of {len(entry['shape']):,} dimensions, expected at most {MAX_DIMENSIONS}")
-    numbers = [*entry["shape"], *entry["data_offsets"]]
-    if len(entry["data_offsets"]) != 2 or any(type(n) is not int or n < 0 for n in numbers):
-        raise ValueError("shape and data_offsets must be whole numbers of at least 0")
-    return DTYPES[name], tuple(entry["shape"]), entry["data_offsets"]

@@ -164,8 +164,30 @@ def match(
         )
     slots = expand(rules, shapes)
     plan = Plan(shapes, {path: [] for path in shapes})
+    units = _units(slots.values(), shapes)
+    for key, info in infos.items():
+        slot = slots.get(key)
+        if slot is None or slot.shape != info.shape or info.dtype.kind not in "fV":
+            raise _misfits(infos, slots, rules, names, shapes, where)
+        plan.slots[slot.path].append(slot)
+        units[slot.path][slot.at] += 1
+    if not all(np.all(count == 1) for count in units.values()):
+        raise _misfits(infos, slots, rules, names, shapes, where)
+    return plan
+
+
+def _misfits(
+    infos: Mapping[str, TensorInfo],
+    slots: Mapping[str, Slot],
+    rules: Sequence[Rule],
+    names: Sequence[Rule],
+    shapes: Shapes,
+    where: str,
+) -> InputError:
+    """Everything that keeps a file's tensors from being the model's."""
     problems: list[str] = []
     forms = [(rule, rule.regex) for rule in rules]
+    found: dict[str, list[Slot]] = {path: [] for path in shapes}
     units = _units(slots.values(), shapes)
     for key, info in infos.items():
         slot = slots.get(key)
@@ -178,24 +200,21 @@ def match(
                 " (a part that ZeRO-3 has not gathered? save with zero_to_fp32)" if info.shape == (0,) else ""
             )
             problems.append(f"wrong shape: {key} is {list(info.shape)}, expected {list(slot.shape)}{empty}")
-        elif info.dtype.kind != "f" and info.dtype.kind != "V":
+        elif info.dtype.kind not in "fV":
             problems.append(f"wrong dtype: {key} is {info.dtype}, expected a floating-point one")
-        plan.slots[slot.path].append(slot)
+        found[slot.path].append(slot)
         units[slot.path][slot.at] += 1
     wanted = expand(names, shapes)
     for path, count in units.items():
         if count.size and count.max() > 1:
-            twice = [s.key for s in plan.slots[path] if np.max(count[s.at]) > 1]
+            twice = [s.key for s in found[path] if np.max(count[s.at]) > 1]
             problems.append(f"given more than once: {', '.join(sorted(twice))}")
         missing = [s for s in wanted.values() if s.path == path and not np.all(count[s.at])]
         problems += [f"missing: {s.key} {list(s.shape)}" for s in missing]
         if count.size and count.min() == 0 and not missing:
             problems.append(f"missing: {path}, which this layout has no name for")
-    if problems:
-        raise InputError(
-            f"{where}: its tensors do not fit the model ({len(problems)} problems)", sorted(problems)
-        )
-    return plan
+    message = f"{where}: its tensors do not fit the model ({len(problems)} problems)"
+    return InputError(message, sorted(problems))
 
 
 def _indexed(rule: Rule, shapes: Shapes) -> list[int]:
