@@ -138,6 +138,10 @@ def save(
     written: dict[str, int] = {}
     lazy = {p: _Lazy(weights, p, written) for p, shape in weights.shapes.items() if np.prod(shape)}
     axes = tree.axes(tree.abstract(meta.config))
+    if missing := sorted(set(axes) - set(weights.shapes)):
+        raise InputError(
+            f"{path}: a checkpoint holds all of a model, and {missing[0]} and others are not there"
+        )
     args = {p: _save_args(array, axes[p]) for p, array in lazy.items()}
     with _quiet(), building(target, alone=True) as scratch, _checkpointer() as checkpointer:
         inside = scratch / "checkpoint"

@@ -246,5 +246,7 @@ def _open_mimi(
             continue
         if other := deviations(plan, source):
             provenance["other_dtypes"] = other
+        if "decoder.first.weight" not in plan.shapes:
+            notes.append("the encoder of a codec, without the decoder: it encodes, and decodes to NaN")
         return Checkpoint(located.name, layout, candidate, FileWeights(plan, source), provenance, notes)
     raise min(errors, key=lambda error: len(error.problems))

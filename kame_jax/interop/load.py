@@ -69,7 +69,7 @@ def load_mimi(
 ) -> Mimi:
     """The codec from a safetensors file (its own layout or Hugging Face's), a checkpoint of ours, a folder or `hf://`.
 
-    Always float32, whatever the file holds.
+    Always float32, whatever the file holds. The weights of a decoder that the file lacks are NaN.
 
     Raises:
         InputError: see `open_checkpoint`.
@@ -81,7 +81,10 @@ def load_mimi(
     place = SingleDeviceSharding(jax.devices()[0])
     paths = dict.fromkeys(checkpoint.weights.shapes, place)
     arrays = place_arrays(checkpoint.weights, paths, dict.fromkeys(paths, np.float32))
-    return tree.fill(mimi, arrays)
+    for note in checkpoint.notes:
+        log.warning("%s: %s", checkpoint.name, note)
+    missing = {p: s for p, s in tree.shapes(mimi).items() if p not in arrays}
+    return tree.fill(mimi, arrays | {path: jnp.full(shape, jnp.nan) for path, shape in missing.items()})
 
 
 def build_lm(checkpoint: Checkpoint, mesh: Mesh | None = None, dtype: Any = None) -> LM:

@@ -20,18 +20,23 @@ from kame_jax.model import tree
 
 Infos = Mapping[str, TensorInfo]
 
+DECODER = r"(decoder|upsample)|quantizer\.\w+\.output_proj"
+"""Names of the half of a codec that only decoding needs, in files and in our tree."""
+
 
 def plan_for(config: ModelConfig | MimiConfig, infos: Infos, layout: Layout, where: str) -> Plan:
     """Ties a file's tensors to the arrays of a model.
 
     Raises:
-        InputError: the tensors are not those of the model, all misfits in one list.
+        InputError: the tensors are not those of the model, all misfits in one list. A codec may be its encoder alone.
     """
     tables = mimi_tables if isinstance(config, MimiConfig) else lm_tables
     try:
         shapes = tree.shapes(tree.abstract(config))
     except (TypeError, ValueError, ArithmeticError) as error:  # a size beyond 64 bits
         raise InputError(f"{where}: no model has the sizes of its configuration: {error}") from None
+    if isinstance(config, MimiConfig) and not any(re.match(DECODER, key) for key in infos):
+        shapes = {path: shape for path, shape in shapes.items() if not re.match(DECODER, path)}
     return match(infos, tables.readable(config), tables.written(config, layout), shapes, where)  # type: ignore[arg-type]
 
 

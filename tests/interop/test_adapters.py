@@ -133,6 +133,7 @@ def test_adapters_and_split_weights_of_a_repository_are_read(tmp_path, monkeypat
             raise hub_errors.EntryNotFoundError(f"no {name}")
         return str(path)
 
+    monkeypatch.setattr("kame_jax.hub.check_reachable", lambda: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     checkpoint = assert_merged("hf://org/repo", tmp_path, LORA, 1.5)
     assert checkpoint.provenance["files"][-1] == "lora.safetensors"

@@ -162,6 +162,28 @@ def test_options_of_other_codecs_are_named(tmp_path):
     )
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_an_encoder_alone_encodes_and_says_that_it_does_not_decode(tmp_path, form, caplog):
+    whole = load_mimi(GOLDEN / "mimi")
+    left = ("decoder", "upsample")
+    half = {k: v for k, v in FORMS[form].items() if not k.startswith(left) and "output_proj" not in k}
+        k: v
+        for k, v in FORMS[form].items()
+        if not k.startswith(("decoder", "upsample")) and "output_proj" not in k
+    }
+    source = write(tmp_path / "half", half, None)
+    (source / "mimi_config.json").write_text(json.dumps(CONFIG))
+    found = tree.leaves(load_mimi(source))
+    assert "without the decoder" in caplog.text
+    for path, array in tree.leaves(whole).items():
+        if not path.startswith(("decoder", "upsample")) and "output_proj" not in path:
+            np.testing.assert_array_equal(found[path], array)
+    assert np.isnan(found["decoder.first.weight"]).all()
+    opened = open_checkpoint(source)
+    with pytest.raises(InputError, match="holds all of a model"):
+        save(tmp_path / "ours", opened.weights, Meta(opened.config))
+
+
 def test_a_damaged_codec_lists_what_is_missing(tmp_path):
     tensors = mimi()
     del tensors["quantizer.rvq_rest.vq.layers.3._codebook.cluster_usage"]
