@@ -18,7 +18,15 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from kame_jax.cli.main import COMMANDS, build_parser
-from kame_jax.config import LLMConfig, RunConfig, STTConfig, TandemConfig, config_paths, config_summary
+from kame_jax.config import (
+    LLMConfig,
+    RunConfig,
+    STTConfig,
+    TandemConfig,
+    TTSConfig,
+    config_paths,
+    config_summary,
+)
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -47,6 +55,7 @@ def settings_page() -> str:
         (RunConfig, "Settings of a run"),
         (TandemConfig, "Settings of a back end (`--llm FILE.yaml`)"),
         (STTConfig, "Settings of a speech-to-text source (`--stt FILE.yaml`)"),
+        (TTSConfig, "Settings of a text-to-speech server (`data synthesize --tts FILE.yaml`)"),
     ):
         parts += [f"## {title}", *_sections(cls, "")]
     return "\n\n".join(parts) + "\n"

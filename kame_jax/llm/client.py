@@ -59,7 +59,7 @@ class Client:
         self.failures = Failures() if failures is None else failures
         self.usage = Usage()
         self.give_up_after = give_up_after
-        self._in_a_row = 0
+        self._in_a_row, self._last = 0, ""
         self._endpoint = Endpoint(config.model, config.base_url, config.api_key_env, config.timeout)
         self._places = asyncio.Semaphore(config.max_concurrent)
         self._retry = Retry(config.backoff, config.max_backoff, config.retries, seed)
@@ -200,7 +200,7 @@ class Client:
                 self._check_limits()
                 yield tally
             except LLMError as error:
-                failed = True
+                failed, self._last = True, str(error) if tally.tries else self._last
                 self.failures.add(f"language model {self._endpoint}", error.kind, error.words)
                 raise
             finally:
@@ -213,7 +213,7 @@ class Client:
         """Whether anything may be asked; called in one's turn, when all that was asked before is counted."""
         if self.give_up_after is not None and self._in_a_row >= self.give_up_after:
             raise LLMError(
-                "given_up", f"{self._in_a_row} answers in a row did not come, nothing more is asked"
+                "given_up", f"{self._in_a_row} answers in a row did not come, the last: {self._last}"
             )
         self._budget.check(self.cost, self.usage.tokens)
 

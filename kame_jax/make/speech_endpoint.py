@@ -32,7 +32,7 @@ class Served:
         self.config = config
         self.characters = 0
         """Spoken so far."""
-        self._in_a_row = 0
+        self._in_a_row, self._last = 0, ""
         self._retry = Retry(config.backoff, config.max_backoff, config.retries)
         self._budget = Budget(config.max_cost, config.max_characters, "characters")
         self._runner = asyncio.Runner()
@@ -46,13 +46,15 @@ class Served:
         """
         try:
             if self._in_a_row >= FAILURES_IN_A_ROW:
-                raise LLMError("given_up", f"{self._in_a_row} sentences in a row were not spoken")
+                raise LLMError(
+                    "given_up", f"{self._in_a_row} sentences in a row were not spoken, the last: {self._last}"
+                )
             self._budget.check(self.characters * self.config.character_price / 1e6, self.characters)
             speech = self._runner.run(self._retry.run(lambda: self._spoken(text, voice)))
         except LLMError as error:
             if error.kind in ("budget", "given_up"):
                 raise Stopped(str(error)) from None
-            self._in_a_row += 1
+            self._in_a_row, self._last = self._in_a_row + 1, str(error)
             raise SpeechError(f"{self.config.base_url or 'OpenAI'}: {error}") from None
         self._in_a_row = 0
         self.characters += len(text)

@@ -333,6 +333,14 @@ def test_failures_are_told_once_and_who_never_answered_is_named():
     assert talk(Script(["one two three "]))[1].unanswered is None
 
 
+def test_a_recogniser_that_never_gave_a_word_is_named():
+    source = heard_as(".")
+    source.failures.add("speech-to-text at http://x", "connection", "refused")
+    _, conversation = talk(Script([]), words=source)
+    assert conversation.unanswered.startswith("no word of the user was ever understood: speech-to-text at")
+    assert conversation.report()["unanswered"] == conversation.unanswered
+
+
 WRONG = {
     "failed_rate_limit": Turn(status=429),
     "failed_server": Turn(status=503),
