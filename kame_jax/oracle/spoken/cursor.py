@@ -92,12 +92,17 @@ class Cursor:
         return (
             self.is_number(index)
             or token.text in ("(", "√", "∛", "∞")
-            or (
-                token.kind == "word"
-                and (is_name(token.text) or (len(token.text) == 1 and self._is_arithmetic(index + 1)))
-            )
+            or self.is_variable(index)
             or (token.text == "-" and self.peek(index + 1).tight and self.is_number(index + 1))
         )
+
+    def is_variable(self, index: int) -> bool:
+        """Whether a letter stands there for a value; "a" and "I" do where they are calculated with."""
+        token, follows = self.peek(index), self.peek(index + 1) if len(self.peek(index).text) == 1 else None
+        if token.kind != "word" or follows is None:
+            return False
+        minus = follows.text == "-" and follows.tight and self.peek(index + 2).tight
+        return is_name(token.text) or minus or self._is_arithmetic(index + 1)
 
     def is_operator(self, index: int) -> bool:
         """Whether a sign of arithmetic stands there, with something behind it."""

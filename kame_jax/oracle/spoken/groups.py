@@ -8,9 +8,10 @@ from kame_jax.oracle.spoken.cursor import GLUE, PAUSE, Cursor
 from kame_jax.oracle.spoken.lexer import Token
 
 _OPENS, _CLOSES = ("(", "[", "{"), (")", "]", "}")
+_CALLED = ("f", "g", "h", "P", "O")
 _INSIDE = 16
 """Tokens within which a parenthesis must close to be a calculation."""
-_FUNCTIONS = frozenset("f g h p sine cosine tangent log exp max min gcd root value".split())
+_FUNCTIONS = frozenset("sine cosine tangent log exp max min gcd root value".split())
 
 
 def open_group(cursor: Cursor, token: Token) -> list[str]:
@@ -39,14 +40,17 @@ def open_group(cursor: Cursor, token: Token) -> list[str]:
 
 def _kind(cursor: Cursor, token: Token) -> str:
     """What a parenthesis is: "quantity" or "nested" in a calculation, "single" around one operand, "of", or "text"."""
+    if token.tight and cursor.left == "name" and cursor.name in _CALLED:
+        return "of"
     if not cursor.is_operand(1):
         return "text"
-    depth, operators, nested, k = 1, 0, False, 1
+    depth, operators, nested, listed, k = 1, 0, False, False, 1
     while depth and k < _INSIDE:
         inner = cursor.peek(k)
         if inner.kind in ("end", "line", "stop", "restart"):
             return "text"
         depth += (inner.text in _OPENS) - (inner.text in _CLOSES)
+        listed = listed or inner.text == ","
         nested = nested or inner.text in _OPENS
         operators += k > 1 and (
             cursor.is_operator(k) or (inner.text in ("-", "–") and cursor.is_operand(k + 1))
@@ -54,6 +58,8 @@ def _kind(cursor: Cursor, token: Token) -> str:
         k += 1
     if depth:
         return "text"
+    if token.tight and cursor.left == "name" and listed:
+        return "of"
     if token.tight and cursor.left in ("name", "word"):
         if _FUNCTIONS & {*[*cursor.said][-1:]} or "base" in [*cursor.said][-2:-1]:
             return "of"

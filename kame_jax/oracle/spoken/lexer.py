@@ -70,6 +70,7 @@ _SUM = (
 )
 _MONEY = _construct(rf"\$({_SUM})(?<![\s+*/=-])\$(?!\d)", rf"\$(?:{_SUM})")
 
+_LETTERS = re.compile(r"[^\W\d_](?:-[^\W\d_])+")
 _RULE = re.compile(r"[-*_=~|: ]{3,200}")
 _BLOCK = re.compile(r"#{1,6}(?=\s|\Z)|>(?=[\sA-Za-z*]|\Z)|[-*+•–—](?=\s|\Z)|\|(?=[\s:]|---|\Z)")
 _TOKEN = re.compile(
@@ -186,6 +187,10 @@ class Lexer:
         assert match.lastgroup is not None
         self._at, self._literal = match.end(), False
         kind = match.lastgroup
+        if kind == "word" and _LETTERS.fullmatch(match[0]):
+            # Letters with hyphens between are a difference or an abbreviation: they come one by one.
+            self._at = match.start() + 1
+            return Token(kind, match[0][0], self._tight)
         if kind == "emoji":
             self.changes["emoji"] += 1
         elif kind == "sign" and self._table and match[0] == "|":

@@ -64,7 +64,8 @@ def _stop(cursor: Cursor, token: Token) -> list[str]:
         cursor.changes["symbol"] += 1
         cursor.done(1, "number")
         return ["factorial"]
-    if token.text.startswith("...") and token.tight and cursor.left == "number" and cursor.is_operator(1):
+    goes_on = cursor.left == "operator" or (token.tight and cursor.left == "number")
+    if token.text.startswith("...") and ((goes_on and cursor.is_operator(1)) or follows.text == ","):
         cursor.changes["symbol"] += 1
         cursor.done(1, "number")
         return ["and so on"]
@@ -130,7 +131,8 @@ def _lowered(cursor: Cursor, token: Token) -> list[str]:
     index = token.text.translate(ON_THE_LINE).lstrip("+")
     minus = ["minus"] * index.startswith("-")
     variable = cursor.left == "name" and cursor.name.islower()
-    how = ["base"] if cursor.said and cursor.said[-1] == "log" else ["sub"] * variable
+    base = cursor.left == "number" or (cursor.said and cursor.said[-1] == "log")
+    how = ["base"] if base else ["sub"] * variable
     cursor.changes["number"] += 1
     cursor.done(1, "number")
     return [*how, *minus, spell(index.strip("-"))] if index.strip("+-").isdigit() else []
@@ -197,7 +199,7 @@ def _operator(cursor: Cursor, token: Token, sign: str, words: str) -> list[str]:
     ):
         cursor.open.add("<")
     elif not (sign == ">" and token.tight and "<" in cursor.open):
-        operand = cursor.is_operand(1) or follows.kind == "word"
+        operand = cursor.is_operand(1) or follows.kind == "word" or follows.text == "..."
         cursor.changes["symbol"] += 1
         compared = sign[0] in COMPARED
         cursor.done(1, "operator" if operand else "word")

@@ -53,14 +53,13 @@ def dash(cursor: Cursor, token: Token) -> list[str]:
             return _say(cursor, "minus")
         if not token.tight and follows.tight and operand:
             return _say(cursor, "minus", math=False)
-        return _drop(cursor, item=PAUSE) if apart else _drop(cursor)
-    if (
-        left == "name"
-        and cursor.name.isupper()
-        and token.tight
-        and not (cursor.math or cursor.equals or cursor.is_operator(2))
-    ):
-        return _drop(cursor)
+        if token.text == "–" and follows.kind == "word" and follows.text[:1].isupper() and not apart:
+            return _say(cursor, "to", "word", math=False)
+        return _drop(cursor, item=PAUSE) if apart or token.text == "–" else _drop(cursor)
+    if left == "name" and token.tight and (cursor.name.isupper() or follows.kind == "word"):
+        inside = any(kind != "text" for kind, _, _ in cursor.groups)
+        if not (cursor.math or cursor.equals or inside or cursor.is_operator(2) or cursor.comes_equal(1)):
+            return _drop(cursor)
     if operand:
         words = "to" if _is_range(cursor, token) else "minus"
         return _say(cursor, words, math=words == "minus")
@@ -130,6 +129,10 @@ def slash(cursor: Cursor, token: Token) -> list[str]:
         return _say(cursor, f"per {unit}", "word", used, math=False)
     if left == "name" and follows.kind == "word" and cursor.name.isupper() and follows.text.isupper():
         return _drop(cursor)
+    if cursor.unit and cursor.is_number(1) and not (cursor.math or cursor.equals):
+        other = cursor.peek(2).text
+        if other in UNITS or other in ("°", "%"):
+            return _say(cursor, "or", "", math=False)
     if left in ("number", "name", "close") and cursor.is_operand(1):
         return _say(cursor, "over" if left == "name" else "divided by")
     if left == "word" and follows.kind == "word" and token.tight and follows.tight:
@@ -222,6 +225,8 @@ def underscore(cursor: Cursor, token: Token) -> list[str]:
     before = cursor.said[-1] if cursor.said else ""
     if token.tight and follows.tight and len(before) == 1 and follows.kind in ("word", "number"):
         return _say(cursor, "sub", "word", math=False)
+    if token.tight and follows.text in ("{", "(") and len(before) == 1:
+        return _say(cursor, "sub")
     opened = "_" in cursor.open
     cursor.open ^= {"_"}
     return _drop(cursor, "" if opened else "markup")

@@ -71,7 +71,7 @@ def read_word(cursor: Cursor, token: Token) -> list[str]:
         cursor.changes["symbol"] += 1
         cursor.done(1, "word")
         return _FUNCTION_WORDS[text].split()
-    variable = is_name(text) or (len(text) == 1 and cursor.is_operator(1))
+    variable = is_name(text) or cursor.is_variable(0)
     cursor.done(1, "name" if variable else "word")
     cursor.name = text
     if any(letter in GREEK for letter in text) and (
