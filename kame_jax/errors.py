@@ -17,6 +17,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+PREEMPTED = 75
+"""Exit status that asks for the same command again, which continues: EX_TEMPFAIL of sysexits.h."""
+
+
 class InputError(ValueError):
     """Bad usage, configuration or input file.
 

@@ -86,7 +86,8 @@ def measure(args: argparse.Namespace, say: Say) -> Outcome:
         f"{result['device']}",
         f"floor: {result['floor_seconds']:.3f} s a step ({flops:.3g} FLOP at {result['peak_flops']:.3g} a second)",
         f"measured: {result['seconds']:.3f} s a step, {result['frames_per_second']:,.0f} frames/s, "
-        f"{result['ratio_to_floor']:.2f} x floor, {result['mfu']:.0%} MFU",
+        f"{result['ratio_to_floor']:.2f} x floor, {result['mfu']:.0%} MFU "
+        "(6 FLOP a weight that learns, 4 a frozen one)",
     ]
     if python and SCRIPT.is_file():
         say("PyTorch reference: measuring")
@@ -117,17 +118,14 @@ def measure_step(config: Any, batch: dict[str, np.ndarray], steps: int, say: Say
 
     from kame_jax.train.hardware import find_chip
     from kame_jax.train.program import make_program, run_mesh
-    from kame_jax.train.start import first_params
-    from kame_jax.train.state import init_state
+    from kame_jax.train.start import first_weights
+    from kame_jax.train.state import init_state, places_of
     from kame_jax.train.step import put_batch
 
     mesh = run_mesh(config)
     program = make_program(config, mesh)
     say(f"making weights on {mesh.size} device(s)")
-    params = first_params(config, mesh)[0]
-    state = init_state(
-        params, program.optimizer, program.places, program.frozen, ema=config.train.ema is not None
-    )
+    state = init_state(config, first_weights(config, mesh)[0], places_of(program.state))
     on_devices = put_batch(batch, mesh)
     say("compiling")
     start = time.perf_counter()
@@ -147,7 +145,7 @@ def measure_step(config: Any, batch: dict[str, np.ndarray], steps: int, say: Say
     return {
         "device": device.device_kind,
         "devices": mesh.size,
-        "attention": program.execution.attention,
+        "attention": program.config.train.attention,
         "compile_seconds": compiled,
         "seconds": median,
         "frames_per_second": rows * (columns - 1) / median,

@@ -3,7 +3,7 @@
 `params` and `meta` are what `native` reads, so that any command takes such a folder; `opt` and `data` are what a run
 continues from. Batches are a function of (seed, step): `data` is those two numbers, and a sum over every array's bits,
 which tells a checkpoint that was damaged from one that was not. What the arrays of `params` and `opt` are is the
-trainer's to know: here they are nested dictionaries.
+trainer's to know: here they have dotted paths, which become the nested dictionaries of the file.
 """
 
 from __future__ import annotations
@@ -19,28 +19,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
 from kame_jax.checkpoint.checksum import checksum, combined, named_sums, sums
 from kame_jax.checkpoint.native import Meta, read_meta, v1
 from kame_jax.config import ModelConfig
 from kame_jax.errors import InputError, WorkError
-from kame_jax.model import tree
 
 DAMAGED = ".damaged"
 """Added to the name of a checkpoint that cannot be used."""
 
 
-Nested = Mapping[str, Any]
-"""Nested dictionaries of arrays, or of their shapes: `params["temporal"]["layers"]["attn_in"]["weight"]`."""
+ITEMS = ("params", "opt", "data", "meta")
+"""What a checkpoint holds."""
+
+Items = Mapping[str, Mapping[str, Any]]
+"""The items `params` and `opt`: arrays by dotted path, or shapes with shardings in place of them, in one order always:
+the sum over their bits depends on it."""
 
 
 class Restored(NamedTuple):
     """What a run continues from."""
 
     step: int
-    params: dict[str, Any]
-    opt: dict[str, Any]
+    items: dict[str, dict[str, Any]]
     same_samples: bool
     """Whether it was trained on the samples that this run has."""
 
@@ -92,8 +95,16 @@ class Checkpoints:
         """The complete steps, in their order."""
         if not self.folder.is_dir():
             return []
-        with _quiet():
-            return sorted(int(one.step) for one in self._checkpointer.checkpoints)
+        try:
+            with _quiet():
+                named = sorted(int(one.step) for one in self._checkpointer.checkpoints)
+        except ValueError as error:
+            raise InputError(
+                f"{self.folder}: the figures that train.keep_best compares (*/metrics/metrics) are damaged: {error}. "
+                "Without that file a checkpoint has no part in the comparison"
+            ) from None
+        # An empty folder that somebody named by a number is not a checkpoint.
+        return [step for step in named if any((self.folder / str(step) / item).exists() for item in ITEMS)]
 
     @property
     def _checkpointer(self) -> v1.training.Checkpointer:
@@ -113,13 +124,12 @@ class Checkpoints:
                 )
         return self._opened
 
-    def save(self, step: int, params: Nested, opt: Nested, figure: float | None = None) -> None:
+    def save(self, step: int, items: Items, figure: float | None = None) -> None:
         """Writes a state in the background, once it is copied to the host; a step that is there already stays as it is.
 
         Args:
             step: how many updates made it.
-            params: the weights, on their devices.
-            opt: what else the run continues from, by name.
+            items: the weights under `params`, what else the run continues from under `opt`.
             figure: what `keep_best` compares, the smaller the better; None has no part in it.
 
         Raises:
@@ -127,21 +137,19 @@ class Checkpoints:
         """
         if step == self.latest:
             return
-        weights = named_sums(params)
-        items = {
-            "params": _present(params),
-            "opt": _present(opt),
+        weights = named_sums(items["params"])
+        written = {name: _nested(arrays) for name, arrays in items.items()} | {
             "data": {
                 "seed": self.seed,
                 "step": step,
                 "samples": self.samples,
-                "checksum": combined([*weights.values(), *sums([*opt.values()])]),
+                "checksum": combined([*weights.values(), *sums([*items["opt"].values()])]),
             },
             "meta": Meta(self.config, self.provenance, weights).to_json(),
         }
-        figures = None if figure is None else {"best": figure}
+        figures = {"best": figure} if self.keep_best and figure is not None else None
         with self._writing():
-            self._checkpointer.save_checkpointables_async(step, items, force=True, metrics=figures)
+            self._checkpointer.save_checkpointables_async(step, written, force=True, metrics=figures)
 
     def wait(self) -> None:
         """Returns when everything is written.
@@ -166,14 +174,13 @@ class Checkpoints:
                 "make room, and the same command continues from the newest"
             ) from error
 
-    def restore(self, params: Nested, opt: Nested) -> Restored | None:
+    def restore(self, wanted: Items) -> Restored | None:
         """The newest state that is whole, each array sliced onto its devices, whatever mesh it was saved from.
 
         One that is damaged is said, renamed (`<step>.damaged`), and the one before it is taken.
 
         Args:
-            params: shapes, dtypes and shardings of what `save` was given.
-            opt: the same.
+            wanted: shapes, dtypes and shardings of what `save` was given.
 
         Returns:
             None without any checkpoint.
@@ -184,7 +191,7 @@ class Checkpoints:
         steps = self.steps
         for step in reversed(steps):
             try:
-                return self._restore(step, params, opt)
+                return self._restore(step, wanted)
             except Damaged as damage:
                 self.say(f"{self.folder / str(step)}: damaged, so the checkpoint before it is used: {damage}")
                 self._set_aside(step)
@@ -192,7 +199,7 @@ class Checkpoints:
             raise InputError(f"{self.folder}: every checkpoint is damaged; start anew in another run_dir")
         return None
 
-    def _restore(self, step: int, params: Nested, opt: Nested) -> Restored:
+    def _restore(self, step: int, wanted: Items) -> Restored:
         path = self.folder / str(step)
         try:
             meta = read_meta(path)
@@ -202,32 +209,36 @@ class Checkpoints:
             raise InputError(
                 f"{path}: of another model than this run's: give a new run_dir, or start with init_from"
             )
-        wanted = {"params": _present(params), "opt": _present(opt), "data": None}
         self._check_names(step, wanted)
         try:
             with _quiet():
-                items = self._checkpointer.load_checkpointables(step, wanted)
+                nested = {name: _nested(arrays) for name, arrays in wanted.items()}
+                items = self._checkpointer.load_checkpointables(step, nested | {"data": None})
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise Damaged(_short(error)) from error
         data = items["data"]
+        if not isinstance(data, dict) or not all(
+            isinstance(data.get(name), int) for name in ("seed", "checksum")
+        ):
+            raise Damaged("data/data.json is not what was written")
         if data["seed"] != self.seed:
             raise InputError(f"{path}: of a run with seed {data['seed']}, this one has {self.seed}")
-        found = _complete(items["params"], params), _complete(items["opt"], opt)
-        if _checksum(*found) != data["checksum"]:
+        found = {name: _complete(items[name], arrays) for name, arrays in wanted.items()}
+        if _checksum(found) != data["checksum"]:
             raise Damaged("its arrays are not those that were written")
         self.provenance = meta.provenance
-        return Restored(step, *found, data["samples"] == self.samples)
+        return Restored(step, found, data.get("samples") == self.samples)
 
-    def _check_names(self, step: int, wanted: Mapping[str, Any]) -> None:
+    def _check_names(self, step: int, wanted: Items) -> None:
         """Raises InputError when a whole checkpoint holds other arrays than this run's, Damaged when items lack."""
         try:
             with _quiet():
                 there = self._checkpointer.checkpointables_metadata(step).metadata
-            names = {item: set(tree.flatten(there[item])) for item in ("params", "opt")}
+            names = {item: set(flatten_dict(there[item], sep=".")) for item in wanted}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise Damaged(_short(error)) from error
         for item, found in names.items():
-            if other := sorted(found ^ set(tree.flatten(wanted[item]))):
+            if other := sorted(found ^ {path for path, leaf in wanted[item].items() if leaf.size}):
                 raise InputError(
                     f"{self.folder / str(step)}: no state that this run can continue from: {item} differs in "
                     f"{len(other)} arrays ({', '.join(other[:3])}): give a new run_dir, or start with init_from"
@@ -266,10 +277,12 @@ class Checkpoints:
                 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-def save_weights(path: Path, params: Nested, config: ModelConfig, provenance: Mapping[str, Any]) -> None:
+def save_weights(
+    path: Path, params: Mapping[str, jax.Array], config: ModelConfig, provenance: Mapping[str, Any]
+) -> None:
     """Weights alone as a checkpoint that every command reads, in place of one that is there."""
     meta = Meta(config, dict(provenance), named_sums(params))
-    items = {"params": _present(params), "meta": meta.to_json()}
+    items = {"params": _nested(params), "meta": meta.to_json()}
     with _quiet(), _context():
         v1.save_checkpointables(path.absolute(), items, overwrite=True)
 
@@ -284,26 +297,25 @@ def _context() -> v1.Context:
     return context
 
 
-def _checksum(params: Nested, opt: Nested) -> int:
-    return checksum((params, *opt.values()))
+def _checksum(items: Items) -> int:
+    return checksum([*items["params"].values(), *items["opt"].values()])
 
 
-def _present(nested: Nested) -> dict[str, Any]:
-    """Without arrays of size 0, which Orbax does not write."""
-    return tree.nest({path: leaf for path, leaf in tree.flatten(nested).items() if leaf.size})
-
-
-def _complete(found: Nested, targets: Nested) -> dict[str, Any]:
-    """With the arrays of size 0 that `_present` left out, in the order of the targets."""
-    arrays = tree.flatten(found)
-    return tree.nest(
-        {
-            path: arrays[path]
-            if path in arrays
-            else jax.device_put(jnp.zeros(target.shape, target.dtype), target.sharding)
-            for path, target in tree.flatten(targets).items()
-        }
+def _nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """As nested dictionaries, without arrays of size 0, which Orbax does not write."""
+    nested: dict[str, Any] = unflatten_dict(
+        {path: leaf for path, leaf in arrays.items() if leaf.size}, sep="."
     )
+    return nested
+
+
+def _complete(nested: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_nested`."""
+    arrays = flatten_dict(nested, sep=".")
+    return {
+        path: arrays[path] if leaf.size else jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+        for path, leaf in wanted.items()
+    }
 
 
 def _reason(error: BaseException) -> str:

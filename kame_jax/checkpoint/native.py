@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kame_jax.checkpoint.checksum import host_sum, sums
 from kame_jax.checkpoint.weights import Box, Shapes, Weights, cast, whole
@@ -145,7 +146,7 @@ def save(
     args = {p: _save_args(array, axes[p]) for p, array in lazy.items()}
     with _quiet(), building(target, alone=True) as scratch, _checkpointer() as checkpointer:
         inside = scratch / "checkpoint"
-        params = ocp.args.PyTreeSave(tree.nest(lazy), save_args=tree.nest(args))
+        params = ocp.args.PyTreeSave(unflatten_dict(lazy, sep="."), save_args=unflatten_dict(args, sep="."))
         checkpointer.save(inside, ocp.args.Composite(params=params))
         _add_meta(inside, dataclasses.replace(meta, sums=written))
         also(inside)
@@ -189,7 +190,7 @@ class NativeWeights:
         expected = tree.shapes(tree.abstract(config))
         with _damage_of(path):
             items = v1.checkpointables_metadata(path.absolute()).metadata
-            self._stored = tree.flatten(items["params"])
+            self._stored = flatten_dict(items["params"], sep=".")
         found = {p: tuple(leaf.shape) for p, leaf in self._stored.items()}
         found |= {p: shape for p, shape in expected.items() if not np.prod(shape)}
         problems = [f"missing: {p} {list(s)}" for p, s in expected.items() if p not in found]
@@ -258,8 +259,9 @@ class NativeWeights:
         context = v1.Context()
         context.pytree.loading.partial_load = True
         with _damage_of(self.path), context:
-            items = v1.load_checkpointables(self.path.absolute(), {"params": tree.nest(stored)})
-            return tree.flatten(items["params"])
+            items = v1.load_checkpointables(self.path.absolute(), {"params": unflatten_dict(stored, sep=".")})
+            arrays: dict[str, Any] = flatten_dict(items["params"], sep=".")
+            return arrays
 
 
 @dataclasses.dataclass

@@ -1,22 +1,26 @@
 """`kame-jax evaluate`: losses and accuracies of a checkpoint over a data set, with its oracle and with an idle one.
 
 Sums go over all tokens of the data set before anything is divided. Names are those of kame_finetune; `idle/...` is the
-same with an oracle that never says anything, `gap/...` what the oracle is worth.
+same with an oracle that never says anything, `gap/...` what the oracle is worth. A checkpoint of a run is evaluated by
+that run's settings: its weights of the loss, its pieces of dialogues, its rules of the data.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kame_jax.cli.common import add_common, emit
+from kame_jax.config.presets import RUN_PRESETS
 from kame_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from kame_jax.data.cutting import Cut, Sample
+    from kame_jax.config import DataConfig, LossConfig, OracleConfig
+    from kame_jax.data.cutting import Sample
 
 
 def add_parser(subparsers: Any) -> None:
@@ -37,14 +41,29 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="leave the oracle embedding out (kame_finetune without --use_oracle)",
     )
-    add("--speakers", default="A", metavar="A,B", help="who is the model (default: %(default)s)")
+    add("--speakers", metavar="A,B", help="who is the model (default: as the checkpoint's run, else A)")
     add("--batch-size", type=int, default=8, help="rows at a time; changes no result (default: %(default)s)")
-    add("--max-frames", type=int, help="cut longer dialogues into pieces of at most this many frames")
-    add("--min-frames", type=int, help="leave shorter pieces out")
+    add(
+        "--max-frames",
+        type=int,
+        help="cut longer dialogues into pieces of at most this many frames (default: as the checkpoint's run)",
+    )
+    add("--min-frames", type=int, help="leave shorter pieces out (default: as the checkpoint's run)")
+    add(
+        "--preset",
+        choices=tuple(RUN_PRESETS),
+        help="the rules of the data: corrected ones, or those of kame_finetune (default: as the checkpoint's run)",
+    )
     add(
         "--tail",
         choices=("clear", "keep"),
-        help="what a new oracle does to the rest of a longer one (default: as in the checkpoint's run)",
+        help="what a new oracle does to the rest of a longer one (default: as the preset or the checkpoint's run)",
+    )
+    add(
+        "--condition",
+        action="append",
+        metavar="NAME=VALUE",
+        help="of a model with conditions, each once; NAME= for not given (default: as the checkpoint's run)",
     )
     add(
         "--codec", metavar="MIMI", help="Mimi's weights, for dialogues (default: those beside the checkpoint)"
@@ -66,26 +85,20 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
-    from kame_jax.config import LossConfig
     from kame_jax.data.cutting import make_samples
     from kame_jax.data.dataset_samples import open_samples
     from kame_jax.interop import load_checkpoint
     from kame_jax.sharding import make_mesh
-    from kame_jax.train.corpus import Tokenizers, read_records, schedule_of
+    from kame_jax.train.corpus import Tokenizers, cut_of, read_records, schedule_of
     from kame_jax.train.evaluation import make_evaluation
     from kame_jax.train.progress import Terminal
-    from kame_jax.train.state import abstract_model, params_of
 
-    speakers = _speakers(args.speakers)
-    for name in ("batch_size", "max_frames", "min_frames"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    data, oracle, loss = _settings(args)
+    cut = cut_of(data)
     mesh = make_mesh()
     config, model = load_checkpoint(args.checkpoint, mesh=mesh, dtype=args.dtype)
     with Terminal() as terminal:
-        cut, tail, rules = _rules(args)
-        samples: Sequence[Sample] | None = open_samples(args.data, config, speakers, cut)
+        samples: Sequence[Sample] | None = open_samples(args.data, config, data.speakers, cut)
         if samples is None:
             records = read_records(
                 args.data,
@@ -94,44 +107,72 @@ def _run(args: argparse.Namespace) -> None:
                 progress=lambda done, total, text: terminal.count(
                     f"tokenising {args.data}", done, total, text
                 ),
-                rules=rules,
+                rules=data.rules,
                 say=terminal.say,
             )
-            samples = make_samples(records, config, speakers=speakers, cut=cut)
+            samples = make_samples(records, config, speakers=data.speakers, cut=cut)
         if not len(samples):
-            raise InputError(f"{args.data}: no piece has --min-frames {args.min_frames} frames")
+            raise InputError(f"{args.data}: no piece has --min-frames {data.min_frames} frames")
         evaluate = make_evaluation(
-            abstract_model(config, args.dtype),
+            config,
             samples,
-            schedule_of(config, tail),
-            LossConfig(),
+            schedule_of(config, oracle.tail),
+            loss,
             mesh,
             batch_size=args.batch_size,
-            use_oracle=not args.no_oracle,
+            use_oracle=oracle.use and not args.no_oracle,
+            conditions=data.conditions,
             progress=lambda done, total: terminal.count("evaluating", done, total),
         )
-        metrics = evaluate(params_of(model))
+        metrics = evaluate(model)
     result = {"checkpoint": args.checkpoint, "data": args.data, "samples": len(samples)} | metrics
     emit(args, result, _table(metrics))
 
 
-def _rules(args: argparse.Namespace) -> tuple[Cut, str, str]:
-    """How dialogues are cut, what a new oracle does, and by what rules they are tokenised.
+def _settings(args: argparse.Namespace) -> tuple[DataConfig, OracleConfig, LossConfig]:
+    """Of the checkpoint's own run, else as runs have them by default; the preset and the options win over both."""
+    from kame_jax.config import DataConfig, LossConfig, OracleConfig, load_run
 
-    All this as in the checkpoint's own run, else as runs do by default.
-    """
-    from kame_jax.config import DataConfig, OracleConfig, load_run
-    from kame_jax.data.cutting import Cut
+    run = next((load_run(file) for file in _run_settings(Path(args.checkpoint)) if file.is_file()), None)
+    data, oracle, loss = (
+        (run.data, run.oracle, run.loss) if run else (DataConfig(), OracleConfig(), LossConfig())
+    )
+    chosen: dict[str, dict[str, Any]] = {"data": {}, "oracle": {}}
+    for key, value in RUN_PRESETS.get(args.preset, {}).items():
+        section, name = key.split(".")
+        chosen[section][name] = value
+    for name in ("max_frames", "min_frames", "speakers"):
+        value = getattr(args, name)
+        if value is not None:
+            chosen["data"][name] = _speakers(value) if name == "speakers" else _positive(name, value)
+    if args.max_frames is not None:
+        chosen["data"]["context"] = 0
+    if args.condition:
+        chosen["data"]["conditions"] = tuple(args.condition)
+    if args.tail:
+        chosen["oracle"]["tail"] = args.tail
+    _positive("batch_size", args.batch_size)
+    return dataclasses.replace(data, **chosen["data"]), dataclasses.replace(oracle, **chosen["oracle"]), loss
 
-    own = Path(args.checkpoint) / "config.yaml"
-    run = load_run(own) if own.is_file() else None
-    data, oracle = (run.data, run.oracle) if run else (DataConfig(), OracleConfig())
-    cut = Cut(args.max_frames, args.min_frames, carry_oracle=data.carry_oracle, mask_fill=data.mask_fill)
-    return cut, args.tail or oracle.tail, data.rules
+
+def _run_settings(checkpoint: Path) -> list[Path]:
+    """Where the settings of a checkpoint's run may lie: the run's folder, one of its checkpoints, or its average."""
+    folders = [checkpoint]
+    if checkpoint.parent.name == "checkpoints":
+        folders.append(checkpoint.parent.parent)
+    if checkpoint.name in ("checkpoints", "ema"):
+        folders.append(checkpoint.parent)
+    return [folder / "config.yaml" for folder in folders]
 
 
-def _speakers(text: str) -> list[str]:
-    speakers = [name.strip() for name in text.split(",")]
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    return value
+
+
+def _speakers(text: str) -> tuple[str, ...]:
+    speakers = tuple(name.strip() for name in text.split(","))
     if not speakers or set(speakers) - {"A", "B"} or len(set(speakers)) < len(speakers):
         raise InputError(f"--speakers {text!r}: expected A, B or A,B")
     return speakers

@@ -50,9 +50,11 @@ class DataConfig:
     eval_path: str | None = None
     """The same for evaluation (`SET:validation` names a split); None evaluates nothing."""
     tokenizer: str | None = None
-    """SentencePiece model of the text; None takes `tokenizer.model` of the folder of dialogues. Records need none."""
+    """SentencePiece model of the text; None takes `tokenizer.model` of the folder of dialogues, or the bundled one for
+    a model with its text ids. Records need none."""
     codec: str | None = None
-    """Checkpoint of Mimi for dialogues; None draws random weights from `codec` and `seed`. Records need none."""
+    """Checkpoint of Mimi for dialogues; None takes the bundled one where `codec` describes it (`tiny`), and is refused
+    elsewhere. Records need none."""
     rules: Annotated[str, OneOf(RULES)] = "kame-jax"
     """By which rules a folder of dialogues is tokenised: corrected ones, or those of kame_finetune."""
     speakers: tuple[Annotated[str, OneOf(SPEAKERS)], ...] = ("A",)
@@ -67,6 +69,9 @@ class DataConfig:
     """An answer that began in an earlier piece goes on in the next; kame_finetune loses it."""
     mask_fill: bool = True
     """The padding behind a dialogue's last frame is no label; in kame_finetune it is."""
+    conditions: tuple[str, ...] = ()
+    """What every dialogue is conditioned on, `name=value` for each condition of the model (`description=very_good`),
+    `name=` for one that is not given. A model without conditions takes none."""
     pack: bool = False
     """Short samples share rows of `max_frames`, one behind the other; none sees another. On GPU the attention is XLA's:
     cuDNN's kernel keeps no samples apart."""

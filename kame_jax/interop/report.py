@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from kame_jax.config import to_dict
 from kame_jax.errors import InputError
 from kame_jax.interop import oddities
@@ -16,7 +18,6 @@ from kame_jax.interop.layouts import Layout, detect
 from kame_jax.interop.locate import locate
 from kame_jax.interop.names import NamedTensors
 from kame_jax.interop.safetensors_file import SafetensorsFile, TensorInfo
-from kame_jax.model import tree
 
 GROUPS: dict[str, tuple[str, str]] = {
     "temporal transformer": ("transformer.", "temporal."),
@@ -192,6 +193,6 @@ def describe(report: Mapping[str, Any]) -> str:
     lines += [f"  metadata    {key}: {value}" for key, value in report["metadata"].items()]
     if report["model"]:
         lines.append("  config")
-        lines += [f"    {key}: {value}" for key, value in tree.flatten(report["model"]).items()]
+        lines += [f"    {key}: {value}" for key, value in flatten_dict(report["model"], sep=".").items()]
     lines += [f"  note        {surprise}" for surprise in report["surprises"]]
     return "\n".join(lines)

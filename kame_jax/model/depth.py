@@ -15,10 +15,11 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from kame_jax.config import ModelConfig
-from kame_jax.model.attention import attend, window_mask
+from kame_jax.model.attention import attend
 from kame_jax.model.execution import Execution, rematerialised
 from kame_jax.model.layers import Embedding, Linear, Norm, take, truncated_normal, unstacked
 from kame_jax.model.transformer import TransformerLayer, add_sin_positions
+from kame_jax.model.window_attention import attend_window
 from kame_jax.sharding import constrain, constrain_weights
 
 
@@ -113,7 +114,6 @@ class Depth(nnx.Module):
         x = self.input.each_step(h, self.input_schedule) + tokens
         # Steps stay in front, so that each step's own weights make one batched matrix product.
         positions = jnp.arange(steps)[None]
-        mask = window_mask(positions, positions, None)
         x = add_sin_positions(x, positions.T, self.config)
 
         def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
@@ -121,7 +121,7 @@ class Depth(nnx.Module):
             qkv = checkpoint_name(layer.attn_in.per_step(layer.norm1(x), self.schedule), "qkv")
             qkv = constrain(qkv, None, "batch", None, "heads", None).swapaxes(0, 1)
             q, k, v = layer.rotate(qkv, positions)
-            attended = attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask).swapaxes(0, 1)
+            attended = attend_window(q, k, v, None, "xla").swapaxes(0, 1)
             update = layer.attn_out.per_step(checkpoint_name(attended, "attended"), self.schedule)
             x = layer.add_attention(
                 x, checkpoint_name(constrain(update, None, "batch", None), "attention_update")

@@ -196,35 +196,20 @@ class Linear(nnx.Module):
 
         Returns `[K, ..., *out_shape]`.
         """
-
-        def one(x: jax.Array, weight: jax.Array, a: jax.Array | None, b: jax.Array | None) -> jax.Array:
-            y = _contract(x, weight, self.num_in, out_dtype)
-            if a is not None and b is not None:
-                y = y + self.lora_scaling * _contract(_contract(x, a, self.num_in, None), b, 1, out_dtype)
-            return y
-
-        return jax.vmap(one)(x, *self._sets(schedule))
+        return jax.vmap(lambda one, x: one(x, out_dtype))(self._sets(schedule), x)
 
     def each_step(self, x: jax.Array, schedule: tuple[int, ...]) -> jax.Array:
         """Applies weight set `schedule[k]`, for every k, to the same `x [..., *in_shape]`, as one product.
 
         Returns `[K, ..., *out_shape]`.
         """
-        weight, a, b = self._sets(schedule)
-        y = jnp.moveaxis(_contract(x, weight, self.num_in, None), x.ndim - self.num_in, 0)
-        if a is not None and b is not None:
-            low = jnp.moveaxis(_contract(x, a, self.num_in, None), x.ndim - self.num_in, 0)
-            y = y + self.lora_scaling * jax.vmap(lambda x, b: _contract(x, b, 1, None))(low, b)
-        return y
+        return jax.vmap(lambda one: one(x))(self._sets(schedule))
 
-    def _sets(self, schedule: tuple[int, ...]) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-        """The weights, and those of LoRA, one copy a step of `schedule`."""
-
-        def sets(weight: jax.Array) -> jax.Array:
-            return weight if schedule == tuple(range(weight.shape[0])) else weight[jnp.array(schedule)]
-
-        a, b = (None if low is None else sets(low[...]) for low in (self.lora_a, self.lora_b))
-        return sets(self.weight[...]), a, b
+    def _sets(self, schedule: tuple[int, ...]) -> Linear:
+        """The weights, one set a step of `schedule`."""
+        if schedule == tuple(range(self.weight.shape[0])):
+            return self
+        return jax.tree.map(lambda weight: weight[jnp.array(schedule)], self)
 
 
 def _contract(x: jax.Array, weight: jax.Array, num_in: int, out_dtype: jnp.dtype | None) -> jax.Array:
@@ -378,14 +363,11 @@ class Embedding(nnx.Module):
 
     def per_codebook(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Looks up codebook k of `ids int32 [K, ...]` in table k: `[K, ..., dim]` of `dtype`."""
-        if gathers_weights():
-            return jax.lax.scan(lambda _, one: (None, one[0](one[1], dtype)), None, (self, ids))[1]
-        table = jnp.arange(ids.shape[0]).reshape((-1,) + (1,) * (ids.ndim - 1))
-        y = self.weight[...][table, jnp.maximum(ids, 0)].astype(dtype)
-        if self.norm is not None:
-            y = jax.vmap(lambda norm, rows: norm(rows))(self.norm, y)
-        y = _zero_where(ids < 0, y)
-        return y if self.low_rank is None else self.low_rank.per_step(y, tuple(range(ids.shape[0])))
+
+        def one(table: tuple[Embedding, jax.Array]) -> jax.Array:
+            return table[0](table[1], dtype)
+
+        return jax.lax.map(one, (self, ids)) if gathers_weights() else jax.vmap(one)((self, ids))
 
 
 def table_rows(table: jax.Array, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:

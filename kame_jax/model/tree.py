@@ -17,8 +17,9 @@ from flax import nnx
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import MimiConfig, ModelConfig
 from kame_jax.model.lm import LM
+from kame_jax.sharding import Path, dotted, is_weight, map_weights
 
-M = TypeVar("M", bound=nnx.Module)
+T = TypeVar("T")
 
 
 class _OneKey:
@@ -46,9 +47,10 @@ def abstract(config: ModelConfig | MimiConfig) -> LM | Mimi:
     return abstract_mimi(config) if isinstance(config, MimiConfig) else abstract_lm(config)
 
 
-def leaves(module: nnx.Module) -> dict[str, jax.ShapeDtypeStruct | jax.Array]:
-    """Path -> weight (or its abstract stand-in), in the order of the paths."""
-    return {_dotted(path): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(module))}
+def leaves(tree: Any) -> dict[str, Any]:
+    """Path -> array (or its abstract stand-in) of a module, of a state of weights, or of a tree that holds such."""
+    found, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_weight)
+    return {dotted(path): leaf.get_value() if is_weight(leaf) else leaf for path, leaf in found}
 
 
 def shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -58,38 +60,18 @@ def shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
 
 def axes(module: nnx.Module) -> dict[str, tuple[str, ...]]:
     """Path -> logical name of each dimension, empty where a weight declares none."""
-    flat = nnx.to_flat_state(nnx.state(module))
-    return {_dotted(path): tuple(leaf.get_metadata().get("axes") or ()) for path, leaf in flat}
+    found, _ = jax.tree_util.tree_flatten_with_path(module, is_leaf=is_weight)
+    return {dotted(path): tuple(leaf.get_metadata().get("axes") or ()) for path, leaf in found}
 
 
-def fill(module: M, arrays: Mapping[str, jax.Array]) -> M:
-    """The module with `arrays` (by path, all of them) as its weights."""
-    graphdef, state = nnx.split(module)
-    filled = [(path, leaf.replace(arrays[_dotted(path)])) for path, leaf in nnx.to_flat_state(state)]
-    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+def fill(tree: T, arrays: Mapping[str, Any]) -> T:
+    """The tree with `arrays` (by path, all of them) in place of its leaves; the inverse of `leaves`."""
 
+    def filled(path: Path, leaf: Any) -> Any:
+        array = arrays[dotted(path)]
+        return leaf.replace(array) if is_weight(leaf) else array
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted paths to nested dictionaries, the form checkpoints are saved in."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, name = path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries to dotted paths; the inverse of `nest`."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+    return map_weights(filled, tree)
 
 
 def count(shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> int:
@@ -97,7 +79,3 @@ def count(shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> int:
     return sum(
         int(np.prod(shape, dtype=np.int64)) for path, shape in shapes.items() if path.startswith(prefix)
     )
-
-
-def _dotted(path: tuple[Any, ...]) -> str:
-    return ".".join(map(str, path))

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-from kame_jax.model.attention import attend, window_mask
-from kame_jax.sharding import activation_spec
+from kame_jax.sharding import activation_spec, traced_mesh
 
 BLOCK = 128
 """Steps to which the splash kernel's sequence is filled up; its blocks are multiples of it."""
@@ -48,19 +47,14 @@ def attend_window(
     """
     if kind == "splash":
         return _splash(q, k, v, context, segments, interpret)
-    if kind == "cudnn":
-        if segments is not None:
-            raise ValueError("the cudnn kernel keeps no segments apart: use xla")
-        # The window is inclusive on its left; with is_causal off cuDNN would see the future.
-        window = None if context is None or context >= q.shape[1] else (context - 1, 0)
-        return jax.nn.dot_product_attention(
-            q, k, v, is_causal=True, local_window_size=window, implementation="cudnn"
-        )
-    positions = jnp.arange(q.shape[1])[None]
-    mask = window_mask(positions, positions, context)
-    if segments is not None:
-        mask = mask & (segments[:, :, None] == segments[:, None, :])
-    return attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
+    if kind == "cudnn" and segments is not None:
+        raise ValueError("the cudnn kernel keeps no segments apart: use xla")
+    mask = None if segments is None else (segments[:, :, None] == segments[:, None, :])[:, None]
+    # The window is inclusive on its left; with is_causal off cuDNN would see the future.
+    window = None if context is None or context >= q.shape[1] else (context - 1, 0)
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, is_causal=True, local_window_size=window, implementation=kind
+    )
 
 
 def _splash(
@@ -106,8 +100,8 @@ def _splash(
 
         return jax.vmap(row)(q * jnp.asarray(scale, q.dtype), k, v, *numbers)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
+    mesh = traced_mesh()
+    if mesh is not None:
         # XLA cannot cut a kernel: each device runs it on its own rows and heads.
         spec = activation_spec(("batch", "heads", None, None), q.shape, mesh)
         rows = (activation_spec(("batch", None), number.shape, mesh) for number in numbers)

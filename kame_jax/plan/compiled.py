@@ -52,7 +52,7 @@ def compile_train(config: RunConfig, mesh: Mesh, length: int) -> Compiled:
     """
     program = make_program(config, mesh)
     batch = abstract_batch(config.model, config.train.batch_size, length, mesh, config.data.pack)
-    return _compile(lambda: program.step.lower(program.abstract_state(), batch))
+    return _compile(lambda: program.step.lower(program.state, batch))
 
 
 def compile_decode(config: RunConfig, mesh: Mesh, options: decode.EngineOptions) -> Compiled:

@@ -17,8 +17,8 @@ from kame_jax.model import tree
 from kame_jax.plan.target import Target
 from kame_jax.sharding import MESH_AXES, shardings
 from kame_jax.train.flops import frame_flops
-from kame_jax.train.optimizer import frozen_groups, make_optimizer
-from kame_jax.train.state import Frozen, abstract_model, abstract_state, state_shardings
+from kame_jax.train.optimizer import frozen_groups, group_of
+from kame_jax.train.state import abstract_model, abstract_state
 
 
 class Memory(NamedTuple):
@@ -74,26 +74,19 @@ def estimate_memory(config: RunConfig, mesh: Mesh | AbstractMesh, length: int) -
         mesh: of the target.
         length: columns of a row of the batch.
     """
-    model = abstract_model(config.model.architecture, config.train.dtype)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    frozen = Frozen(frozen_groups(config.optimizer), config.train.frozen_dtype)
-    ema = config.train.ema is not None
-    state = abstract_state(model, optimizer, frozen, ema=ema)
-    places = state_shardings(model, optimizer, mesh, frozen, ema=ema)
-    arguments = _held(state, places)
-    learning = frozen.split(state.params)[0]
-    gradients = _held(learning, frozen.split(places.params)[0])
+    state = abstract_state(config, mesh)
+    arguments, gradients = _held(state), _held(state.params)
     rows = config.train.batch_size // config.train.micro_batches
     rows = max(1, rows // (mesh.shape["replica"] * mesh.shape["fsdp"]))
     return Memory(arguments, gradients + _activations(config, mesh, rows * length))
 
 
-def _held(arrays: Any, places: Any) -> int:
+def _held(arrays: Any) -> int:
     """Bytes of a tree's shards on one device."""
-    sizes = jax.tree.map(
-        lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize, arrays, places
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(arrays)
     )
-    return sum(jax.tree.leaves(sizes))
 
 
 def _activations(config: RunConfig, mesh: Mesh | AbstractMesh, frames: int) -> int:
@@ -156,10 +149,10 @@ def estimate_traffic(config: RunConfig, mesh: Mesh | AbstractMesh) -> tuple[floa
     """
     wide = 2 if config.train.dtype == "bfloat16" else 4
     shapes = tree.shapes(abstract_model(config.model.architecture))
-    frozen = Frozen(frozen_groups(config.optimizer))
+    frozen = frozen_groups(config.optimizer)
     inside, learning = 0.0, 0
     for path, shape in shapes.items():
-        size, learns, table = math.prod(shape), path not in frozen, "_emb." in path
+        size, learns, table = math.prod(shape), group_of(path.split(".")) not in frozen, "_emb." in path
         learning += size * learns
         inside += size * ((wide + 4 * learns) if table else wide * (2 + learns))
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]

@@ -23,9 +23,8 @@ from kame_jax.plan.estimate import (
 )
 from kame_jax.plan.hlo import BETWEEN_SLICES, Collective
 from kame_jax.plan.target import Target, tpu_devices
-from kame_jax.sharding import make_mesh
 from kame_jax.train.flops import active_parameters
-from kame_jax.train.program import run_mesh
+from kame_jax.train.program import configured_mesh, run_mesh
 
 USABLE = 0.92
 """Of a GPU's memory: what the driver, the allocator and cuDNN leave (JAX takes no more by default settings here)."""
@@ -161,11 +160,7 @@ def make_decode_plan(config: RunConfig, target: Target, options: EngineOptions) 
     """
     if target.topology is None:
         raise InputError(f"--decode --topology {target.name}: only TPUs have their compiler here")
-    sizes = config.mesh
-    try:
-        mesh = make_mesh(sizes.replica, sizes.fsdp, sizes.tensor, tpu_devices(target))
-    except ValueError as error:
-        raise InputError(f"mesh: {error}") from error
+    mesh = configured_mesh(config, tpu_devices(target))
     done = compile_decode(config, mesh, options)
     limit = done.limit or target.chip.memory
     times: Times | None = None

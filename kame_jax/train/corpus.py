@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
+from kame_jax.assets import TINY
 from kame_jax.checkpoint.native import building
 from kame_jax.checkpoint.weights import ArrayWeights
 from kame_jax.codec.mimi import Mimi
-from kame_jax.config import DataConfig, MimiConfig, ModelConfig, RunConfig, to_dict
+from kame_jax.config import DataConfig, MimiConfig, ModelConfig, RunConfig, load_run, to_dict
 from kame_jax.config.presets import RUN_PRESETS
 from kame_jax.data.cutting import Cut, Sample, make_samples
 from kame_jax.data.dataset import Dataset, find_dataset
@@ -42,7 +42,6 @@ from kame_jax.model import tree
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.oracle.text import TOKENIZER_NAME
 from kame_jax.streams import oracle_start_id
-from kame_jax.train.state import make_quickly
 
 MADE_FROM = "made_from"
 """File beside kept records: a name for the dialogues that they were all made from."""
@@ -54,35 +53,55 @@ class Tokenizers:
 
     text: Path
     """SentencePiece model."""
-    codec: str | None
-    """Checkpoint of Mimi; None draws random weights."""
-    random_codec: tuple[MimiConfig, int] = (MimiConfig(), 0)
-    """Configuration and seed of the random weights."""
+    codec: str
+    """Checkpoint of Mimi."""
 
     def mimi(self) -> Mimi:
         """The codec's weights."""
-        if self.codec is not None:
-            return load_mimi(self.codec)
-        config, seed = self.random_codec
-        return make_quickly(lambda: Mimi(nnx.Rngs(seed), config))
+        return load_mimi(self.codec)
 
 
-def find_tokenizers(config: RunConfig, path: str | Path) -> Tokenizers:
+def find_tokenizers(
+    config: RunConfig, path: str | Path, say: Callable[[str], None] = lambda line: None
+) -> Tokenizers:
     """The tokenizers that a run's settings name for the dialogues at `path`.
 
+    A text tokenizer that no setting names is looked for among the dialogues. A run whose codec and text ids are those
+    of the bundled model (`tiny`) takes what is missing from there.
+
+    Args:
+        config: of the run.
+        path: folder of dialogues.
+        say: told what of the bundled model is taken.
+
     Raises:
-        InputError: no tokenizer of text is named or there.
+        InputError: a tokenizer is not named and not there.
     """
-    named = config.data.tokenizer
-    text = Path(named) if named else Path(path) / TOKENIZER_NAME
-    if not text.is_file():
+    bundled = load_run("tiny")
+    codec, text = config.data.codec, config.data.tokenizer or Path(path) / TOKENIZER_NAME
+    if codec is None and config.codec == bundled.codec:
+        codec = str(TINY)
+        say("data.codec: null, so the dialogues are encoded with the bundled codec")
+    if codec is None:
+        raise InputError(
+            f"data.codec: null, expected Mimi's weights to encode the dialogues of {path} with "
+            "(a file, a folder or hf://org/repo)"
+        )
+    if (
+        not config.data.tokenizer
+        and not Path(text).is_file()
+        and config.model.text_card == bundled.model.text_card
+    ):
+        text = TINY / TOKENIZER_NAME
+        say("data.tokenizer: null, so text is tokenised with the bundled tokenizer")
+    if not Path(text).is_file():
         where = (
-            f"data.tokenizer: {named}"
-            if named
+            f"data.tokenizer: {text}"
+            if config.data.tokenizer
             else f"{path}: no {TOKENIZER_NAME} in it, and data.tokenizer is null"
         )
         raise InputError(f"{where}: expected a SentencePiece model file")
-    return Tokenizers(text, config.data.codec, (config.codec, config.seed))
+    return Tokenizers(Path(text), codec)
 
 
 def keep_tokenizers(tools: Tokenizers, folder: Path) -> None:
@@ -193,7 +212,7 @@ def _tokenize(
     _check_codec(mimi.config, model, codebooks, tools.codec)
     settings = Settings(
         tools.text,
-        tools.codec or "random weights",
+        tools.codec,
         codebooks=codebooks,
         card=mimi.config.quantizer.bins,
         sample_rate=mimi.config.sample_rate,
@@ -220,21 +239,18 @@ def _tokenize(
             file.unlink()
 
 
-def _check_codec(codec: MimiConfig, model: ModelConfig, codebooks: int, name: str | None) -> None:
+def _check_codec(codec: MimiConfig, model: ModelConfig, codebooks: int, name: str) -> None:
     """Raises InputError when the codec's codes are not those that the model reads."""
-    what = name or "the codec of random weights"
     if codec.quantizer.bins != model.card or codec.quantizer.n_q < codebooks:
         raise InputError(
-            f"{what}: {codec.quantizer.n_q} codebooks of {codec.quantizer.bins} entries, "
+            f"{name}: {codec.quantizer.n_q} codebooks of {codec.quantizer.bins} entries, "
             f"the model expects at least {codebooks} of {model.card}"
         )
 
 
 def _made_by(tools: Tokenizers, model: ModelConfig, rules: str) -> list[Any]:
     """All that the records of some dialogues follow from besides the dialogues; files count by name, size and time."""
-    codec: list[Any] = [to_dict(tools.random_codec[0]), tools.random_codec[1]]
-    if tools.codec is not None:
-        codec = [tools.codec, _stamps([Path(tools.codec)])]
+    codec = [tools.codec, _stamps([Path(tools.codec)])]
     text = hashlib.sha256(tools.text.read_bytes()).hexdigest()
     return [codec, text, model.n_q // 2, model.text_padding_id, model.text_end_padding_id, rules]
 
@@ -277,7 +293,7 @@ def read_samples(
     records = read_records(
         path,
         model,
-        lambda: find_tokenizers(config, path),
+        lambda: find_tokenizers(config, path, say),
         Path(config.run_dir) / "records",
         data.rules,
         progress,

@@ -8,20 +8,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from kame_jax.config import LossConfig
+from kame_jax.config import LossConfig, ModelConfig
 from kame_jax.data.cutting import Sample
 from kame_jax.data.pipeline import eval_batches, longest
 from kame_jax.model import LM
 from kame_jax.oracle.schedule import OracleSchedule
 from kame_jax.train.loss import Part, Parts, report
-from kame_jax.train.state import Params
-from kame_jax.train.step import batch_multiple, make_eval_step, put_batch
+from kame_jax.train.step import batch_multiple, make_eval_step, put_batch, run_conditions
 
-Evaluate = Callable[[Params], dict[str, float]]
+Evaluate = Callable[[LM], dict[str, float]]
 
 
 def make_evaluation(
-    model: LM,
+    config: ModelConfig,
     samples: Sequence[Sample],
     schedule: OracleSchedule,
     weights: LossConfig,
@@ -29,10 +28,11 @@ def make_evaluation(
     *,
     batch_size: int,
     use_oracle: bool = True,
+    conditions: Sequence[str] = (),
     chunks: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluate:
-    """A function from weights to metrics of the data set.
+    """A function from a model to metrics of the data set.
 
     Sums go over all tokens of the data set before anything is divided, so the batch size does not matter. Names are
     those of `loss.report`. With an oracle there are three sets: as recorded (`loss/total`, ...), with an oracle that
@@ -40,30 +40,36 @@ def make_evaluation(
     idle minus recorded loss and recorded minus idle accuracy (`gap/loss/total`, ...).
 
     Args:
-        model: abstract (see `state.abstract_model`).
+        config: of the model.
         samples: of the data set.
         schedule: where oracle tokens land.
         weights: of the loss parts.
         mesh: where weights and batches are.
         batch_size: rows at a time, rounded up to what the mesh divides.
         use_oracle: False leaves the oracle embedding out, as kame_finetune without `--use_oracle` does.
+        conditions: as `data.conditions` has them.
         chunks: of the logits; see `loss_parts`.
         progress: called with the batches done and their total.
+
+    Raises:
+        InputError: a condition of the model is missing or unknown.
     """
-    use_oracle = use_oracle and model.config.oracle != "none"
-    forward = make_eval_step(model, mesh, use_oracle=use_oracle, chunks=chunks)
+    use_oracle = use_oracle and config.oracle != "none"
+    forward = make_eval_step(
+        mesh, use_oracle=use_oracle, conditions=run_conditions(config, conditions), chunks=chunks
+    )
     multiple = batch_multiple(mesh)
     rows = -(-min(batch_size, len(samples)) // multiple) * multiple
     length = longest(samples)
     batches = -(-len(samples) // rows) * (2 if use_oracle else 1)
 
-    def totals(params: Params, idle: bool) -> dict[str, float]:
+    def totals(model: LM, idle: bool) -> dict[str, float]:
         total: Parts | None = None
         done = batches // 2 if idle else 0
         for batch in eval_batches(samples, schedule, batch_size=rows, length=length):
             if idle:
                 batch["oracle"] = np.full_like(batch["oracle"], schedule.pad_id)
-            parts = jax.device_get(forward(params, put_batch(batch, mesh)))
+            parts = jax.device_get(forward(model, put_batch(batch, mesh)))
             wide = {name: Part(*map(np.float64, part)) for name, part in parts.items()}
             total = wide if total is None else _added(total, wide)
             done += 1
@@ -71,11 +77,11 @@ def make_evaluation(
         assert total is not None
         return {name: float(value) for name, value in report(total, weights).items()}
 
-    def evaluate(params: Params) -> dict[str, float]:
-        recorded = totals(params, idle=False)
+    def evaluate(model: LM) -> dict[str, float]:
+        recorded = totals(model, idle=False)
         if not use_oracle:
             return recorded
-        idle = totals(params, idle=True)
+        idle = totals(model, idle=True)
         sign = {name: 1 if name.startswith("loss") else -1 for name in recorded}
         gap = {f"gap/{name}": sign[name] * (idle[name] - value) for name, value in recorded.items()}
         return recorded | {f"idle/{name}": value for name, value in idle.items()} | gap

@@ -19,7 +19,8 @@ class FrameFlops(NamedTuple):
     forward: float
     """Loss alone, attention included."""
     train: float
-    """Forward and backward; this is what MFU counts."""
+    """Forward and backward; this is what MFU counts: 6 FLOPs for each use of a weight that learns, 4 for one that does
+    not (LoRA's base, frozen groups), which gets no gradient of its own."""
     hardware: float
     """With what the remat policy computes again."""
 
@@ -96,7 +97,7 @@ def frame_flops(
         flops = 2.0 * times * out * inp
         low = 2.0 * times * config.lora.rank * (out + inp) if config.lora else 0.0
         forward += flops + low
-        train += flops * (2 if group_of(path + ".weight") in frozen else 3)
+        train += flops * (2 if group_of([*path.split("."), "weight"]) in frozen else 3)
         train += low * (2 if "adapters" in frozen else 3)
         layers += flops + low if ".layers." in path else 0.0
     attention = attention_flops(config, steps)

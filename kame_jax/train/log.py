@@ -18,7 +18,7 @@ from kame_jax.train.flops import frame_flops
 from kame_jax.train.hardware import find_chip
 from kame_jax.train.loss import report
 from kame_jax.train.metrics import Line, Meter, MetricsFile, Progress, read_metrics
-from kame_jax.train.optimizer import learning_rates
+from kame_jax.train.optimizer import frozen_groups, learning_rates
 from kame_jax.train.processes import is_first
 from kame_jax.train.program import Program, learning_groups
 from kame_jax.train.step import StepMetrics
@@ -55,7 +55,7 @@ class RunLog:
         rates = learning_rates(config.optimizer, config.train.steps)
         self.rates = {group: rates[group] for group in learning_groups(program)}
         self._frame_rate = config.codec.frame_rate
-        self._peak = _peak_frames(config, program, mesh, length)
+        self._peak = _peak_frames(config, mesh, length)
         self._file = MetricsFile(self.path, start) if is_first() else None
         self.evaluated = self._file is None or self._file.evaluated
         """Whether the step that the run continues from was evaluated; the first process knows."""
@@ -125,12 +125,12 @@ class RunLog:
             tracker.close()
 
 
-def _peak_frames(config: RunConfig, program: Program, mesh: Mesh, length: int) -> float | None:
+def _peak_frames(config: RunConfig, mesh: Mesh, length: int) -> float | None:
     """Frames a second at which all chips would do nothing but multiply; None for chips that are not in the table."""
     chip = find_chip(mesh.devices.flat[0].device_kind)
     if chip is None:
         return None
-    flops = frame_flops(config.model.architecture, length - 1, frozen=program.frozen.groups)
+    flops = frame_flops(config.model.architecture, length - 1, frozen=frozen_groups(config.optimizer))
     return chip.flops * mesh.size / flops.train
 
 

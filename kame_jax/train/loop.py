@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import grain
 import jax
 from jax.sharding import Mesh
 
 from kame_jax.checkpoint.manager import Checkpoints, save_weights
 from kame_jax.config import RunConfig, to_yaml
+from kame_jax.data.collate import Row
 from kame_jax.data.cutting import Sample
 from kame_jax.data.dataset import find_dataset
 from kame_jax.data.pipeline import longest, read_ahead, train_batches
 from kame_jax.errors import InputError
 from kame_jax.files import write_text
+from kame_jax.model import tree
 from kame_jax.train.corpus import (
     find_tokenizers,
     fingerprint,
@@ -32,23 +35,24 @@ from kame_jax.train.corpus import (
     read_samples,
     schedule_of,
 )
-from kame_jax.train.evaluation import Evaluate, make_evaluation
+from kame_jax.train.evaluation import make_evaluation
 from kame_jax.train.log import RunLog, check_finite
 from kame_jax.train.metrics import Progress, Silent
 from kame_jax.train.plots import plot_metrics
-from kame_jax.train.processes import agreed, ends_with_others, first_then_others, is_first
+from kame_jax.train.processes import agreed, alone_in, ends_with_others, first_then_others, is_first
 from kame_jax.train.profile import Profile
 from kame_jax.train.program import Program, make_program, run_mesh
 from kame_jax.train.progress import Terminal
 from kame_jax.train.signals import Signals
-from kame_jax.train.start import first_params
+from kame_jax.train.start import first_weights
 from kame_jax.train.state import (
     TrainState,
     checkpoint_items,
     count,
     from_checkpoint_items,
     init_state,
-    joined,
+    merged,
+    places_of,
 )
 from kame_jax.train.step import local_rows, put_batch
 from kame_jax.train.watchdog import Watchdog
@@ -66,121 +70,194 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
 
     Returns:
         `run_dir`, `checkpoint` (folder of the last one), `step`, `resumed_from`, `parameters`, `samples`, `seconds`,
-        `metrics` (the last logged step), `evaluation` (the last one, or None), `plot`.
+        `metrics` (the last logged step), `evaluation` (of `step`, or None), `plot`.
 
     Raises:
-        InputError: bad data, or a `run_dir` that holds another run; nothing is trained then.
+        InputError: bad data, or a `run_dir` that holds another run or in which one is running; nothing is trained.
         FloatingPointError: the loss or its gradient is no number; the last checkpoint is from before.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
-        SystemExit: SIGTERM, after the state was saved; with status `signals.PREEMPTED`.
+        SystemExit: SIGTERM or SIGHUP, after the state was saved; with status `errors.PREEMPTED`.
     """
     if progress is None:
-        if not is_first():
-            return run(config, progress=Silent())
-        with Terminal() as terminal:
-            return run(config, progress=terminal)
-    watch, train = progress, config.train
-    folder, steps = Path(config.run_dir), train.steps
-    mesh = run_mesh(config)
-    samples = _samples(config, config.data.path, "data.path", watch)
-    held_out = (
-        _samples(config, config.data.eval_path, "data.eval_path", watch) if config.data.eval_path else []
-    )
-    if note := preset_note(samples, config):
-        watch.say(note)
-    schedule, packed = schedule_of(config.model, config.oracle.tail), config.data.pack
-    length = -(-config.data.max_frames // 8) * 8 if packed and config.data.max_frames else longest(samples)
-    rows = local_rows(mesh, train.batch_size)
-    batches = train_batches(
-        samples,
-        schedule,
-        batch_size=train.batch_size,
-        length=length,
-        seed=config.seed,
-        augment=config.oracle,
-        rows=rows,
-        packed=packed,
-    )
+        with Terminal() if is_first() else contextlib.nullcontext(Silent()) as watch:
+            return run(config, progress=watch)
+    with alone_in(Path(config.run_dir)):
+        return _run(config, progress)
 
-    program, watchdog, signals = make_program(config, mesh), Watchdog(train.hang_minutes), Signals()
 
-    def evaluated(done: int, total: int) -> None:
-        watchdog.alive()
-        if signals.must_stop():
-            raise _Stopped
-
-    evaluate = held_out and make_evaluation(
-        program.model,
-        held_out,
-        schedule,
-        config.loss,
-        mesh,
-        batch_size=train.batch_size,
-        use_oracle=config.oracle.use,
-        chunks=train.loss_chunks,
-        progress=evaluated,
-    )
-
+def _run(config: RunConfig, watch: Progress) -> dict[str, Any]:
+    train, steps = config.train, config.train.steps
+    folder, mesh = Path(config.run_dir), run_mesh(config)
+    program = make_program(config, mesh)
+    inputs = _read_inputs(config, mesh, watch)
+    watchdog, signals = Watchdog(train.hang_minutes), Signals()
     checkpoints = Checkpoints(
         folder / "checkpoints",
         config.model.architecture,
         seed=config.seed,
-        samples=fingerprint(samples),
+        samples=fingerprint(inputs.samples),
         keep=train.keep_checkpoints,
         keep_best=train.keep_best,
         say=watch.say,
     )
     with checkpoints, signals, watchdog, ends_with_others():
         state, start = _first_state(config, program, checkpoints, mesh, watch)
-        parameters = count(state.params)
-        watch.say(f"{parameters:,} parameters, {len(samples)} samples, {_described(mesh)}")
+        parameters = count(state.params) + count(state.frozen)
+        watch.say(f"{parameters:,} parameters, {len(inputs.samples)} samples, {_described(mesh)}")
         if is_first():
             _write_config(config, folder, watch)
-        log = RunLog(config, program, mesh, length, folder, start, watch)
-        saved = time.monotonic()
-
-        def evaluation(step: int) -> float | None:
-            """What the best checkpoints are kept by; None if the run was stopped before the evaluation was done."""
-            if not evaluate or not (step == steps or _divides(train.eval_every, step)) or signals.must_stop():
-                return None
-            log.flush()
-            watchdog.be_patient()
-            with log.meter.paused(), contextlib.suppress(_Stopped):
-                return _evaluate(evaluate, state, program, train.best_metric, log, step)
-            return None
-
-        with log, Profile(folder / "profile", train.profile) as profile:
+        log = RunLog(config, program, mesh, inputs.length, folder, start, watch)
+        evaluations = _Evaluations(config, inputs.held_out, mesh, log, signals, watchdog)
+        saves = _Saves(config, checkpoints, log, watchdog)
+        with log, Profile(folder / "profile", train.profile, watch.say) as profile:
             if start and agreed(not log.evaluated):
-                evaluation(start)
-            for number, batch in enumerate(read_ahead(batches, start, steps), start + 1):
+                evaluations.at(start, state)
+            for number, batch in enumerate(read_ahead(inputs.batches, start, steps), start + 1):
                 profile.step(number)
                 on_devices = put_batch(batch, mesh, train.batch_size)
                 with jax.transfer_guard("disallow"):
                     state, out = program.step(state, on_devices)
-                log.started(number, out, frames=int(batch["frames"].sum()) * train.batch_size // len(rows))
+                log.started(
+                    number, out, frames=int(batch["frames"].sum()) * train.batch_size // len(inputs.rows)
+                )
                 watchdog.alive()
-                due = _is_due(saved, train.checkpoint_minutes, number)
+                due = saves.are_due(number)
                 # Before saving, so that a run that continues from here has this evaluation in its metrics.
-                figure = evaluation(number)
+                figure = evaluations.at(number, state)
                 stop = signals.must_stop() or number == steps
-                if stop or due or _divides(train.checkpoint_every, number):
-                    log.flush()
-                    watchdog.be_patient()
-                    with log.meter.paused():
-                        check_finite(number, jax.device_get(out))
-                        checkpoints.save(number, *checkpoint_items(state), figure)
-                    saved = time.monotonic()
-                    watchdog.alive()
+                if stop or due:
+                    check_finite(number, jax.device_get(out))
+                    saves.save(number, state, figure)
                 if stop:
                     break
         watchdog.be_patient()
         checkpoints.wait()
         reached = int(state.step)
         if state.ema is not None and reached == steps:
-            average = joined(state.ema, program.frozen.split(state.params)[1])
+            average = tree.leaves(state.ema) | tree.leaves(state.frozen)
             save_weights(folder / "ema", average, config.model.architecture, checkpoints.provenance)
+        if signals.caught is not None:
+            watch.say(f"stopped after step {reached}, which is saved: the same command continues")
     signals.raise_caught()
-    return _result(config, log, start, reached, parameters, len(samples))
+    return _result(config, log, start, reached, parameters, len(inputs.samples))
+
+
+class _Inputs(NamedTuple):
+    """What a run reads."""
+
+    samples: Sequence[Sample]
+    held_out: Sequence[Sample]
+    batches: grain.MapDataset[Row]
+    """The batch of each step."""
+    length: int
+    """Columns of a row."""
+    rows: Sequence[int]
+    """Those of a batch that this process makes."""
+
+
+def _read_inputs(config: RunConfig, mesh: Mesh, watch: Progress) -> _Inputs:
+    data = config.data
+    samples = _samples(config, data.path, "data.path", watch)
+    held_out = _samples(config, data.eval_path, "data.eval_path", watch) if data.eval_path else []
+    if note := preset_note(samples, config):
+        watch.say(note)
+    length = -(-data.max_frames // 8) * 8 if data.pack and data.max_frames else longest(samples)
+    rows = local_rows(mesh, config.train.batch_size)
+    batches = train_batches(
+        samples,
+        schedule_of(config.model, config.oracle.tail),
+        batch_size=config.train.batch_size,
+        length=length,
+        seed=config.seed,
+        augment=config.oracle,
+        rows=rows,
+        packed=data.pack,
+    )
+    return _Inputs(samples, held_out, batches, length, rows)
+
+
+class _Saves:
+    """When a run's state is saved, by its steps and by the clock, and the saving."""
+
+    def __init__(self, config: RunConfig, checkpoints: Checkpoints, log: RunLog, watchdog: Watchdog):
+        self.train, self.checkpoints, self.log, self.watchdog = config.train, checkpoints, log, watchdog
+        self._last = time.monotonic()
+
+    def are_due(self, step: int) -> bool:
+        """Whether the state of this step is to be saved; the same on all processes.
+
+        Several processes compare their clocks every `CLOCK_EVERY` steps alone: each must wait for the step then.
+        """
+        minutes = self.train.checkpoint_minutes
+        late = minutes > 0 and _minutes_since(self._last) > minutes
+        if minutes > 0 and jax.process_count() > 1:
+            late = _divides(CLOCK_EVERY, step) and agreed(late)
+        return late or _divides(self.train.checkpoint_every, step)
+
+    def save(self, step: int, state: TrainState, figure: float | None) -> None:
+        """Begins to write the state; `figure` is what the best checkpoints are kept by."""
+        self.log.flush()
+        self.watchdog.be_patient()
+        with self.log.meter.paused():
+            self.checkpoints.save(step, checkpoint_items(state), figure)
+        self._last = time.monotonic()
+        self.watchdog.alive()
+
+
+class _Evaluations:
+    """The evaluations of a run on its held-out samples, where it has any."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        held_out: Sequence[Sample],
+        mesh: Mesh,
+        log: RunLog,
+        signals: Signals,
+        watchdog: Watchdog,
+    ):
+        self.config, self.log, self.signals, self.watchdog = config, log, signals, watchdog
+        self._evaluate = (
+            make_evaluation(
+                config.model.architecture,
+                held_out,
+                schedule_of(config.model, config.oracle.tail),
+                config.loss,
+                mesh,
+                batch_size=config.train.batch_size,
+                use_oracle=config.oracle.use,
+                conditions=config.data.conditions,
+                chunks=config.train.loss_chunks,
+                progress=self._heard,
+            )
+            if len(held_out)
+            else None
+        )
+
+    def at(self, step: int, state: TrainState) -> float | None:
+        """Evaluates where the step calls for it; returns what the best checkpoints are kept by.
+
+        None without an evaluation, and where the run was told to stop before it was done.
+        """
+        train = self.config.train
+        called_for = step == train.steps or _divides(train.eval_every, step)
+        if not self._evaluate or not called_for or self.signals.must_stop():
+            return None
+        self.log.flush()
+        self.watchdog.be_patient()
+        with self.log.meter.paused(), contextlib.suppress(_Stopped):
+            values = self._evaluate(merged(self.config, state.params, state.frozen))
+            if state.ema is not None:
+                averaged = self._evaluate(merged(self.config, state.ema, state.frozen))
+                values |= {f"ema/{name}": value for name, value in averaged.items()}
+            self.log.evaluation(step, values)
+            return best_figure(values, train.best_metric)
+        return None
+
+    def _heard(self, done: int, total: int) -> None:
+        self.watchdog.alive()
+        if self.signals.must_stop():
+            raise _Stopped
 
 
 class _Stopped(Exception):
@@ -196,33 +273,24 @@ def _first_state(
         raise InputError(
             f"{folder}: its newest checkpoint is of step {newest}, train.steps is {config.train.steps}"
         )
-    if found := checkpoints.restore(*checkpoint_items(program.abstract_state())):
-        state = from_checkpoint_items(found.step, found.params, found.opt, program.places)
+    if found := checkpoints.restore(checkpoint_items(program.state)):
         watch.say(f"continuing from step {found.step} of {folder}")
         if not found.same_samples:
             watch.say("the data is not what this run has seen so far: its batches are others from here on")
-        return state, found.step
-    params, checkpoints.provenance = first_params(config, mesh)
-    average = config.train.ema is not None
-    return init_state(params, program.optimizer, program.places, program.frozen, ema=average), 0
+        return from_checkpoint_items(found.step, found.items, program.state), found.step
+    weights, checkpoints.provenance = first_weights(config, mesh)
+    return init_state(config, weights, places_of(program.state)), 0
 
 
-def _evaluate(
-    evaluate: Evaluate, state: TrainState, program: Program, best: str, log: RunLog, step: int
-) -> float:
-    """Evaluates the weights, and their average where there is one; returns what the best checkpoints are kept by.
+def best_figure(values: Mapping[str, float], name: str) -> float:
+    """What the best checkpoints are kept by, the smaller the better: a loss, or minus an accuracy or gap.
 
     Raises:
         InputError: `train.best_metric` is no figure of the evaluation.
     """
-    values = evaluate(state.params)
-    if state.ema is not None:
-        average = joined(state.ema, program.frozen.split(state.params)[1])
-        values |= {f"ema/{name}": value for name, value in evaluate(average).items()}
-    log.evaluation(step, values)
-    if best not in values:
-        raise InputError(f"train.best_metric: {best}, expected one of {', '.join(values)}")
-    return -values[best] if best.removeprefix("ema/").startswith(("accuracy/", "gap/")) else values[best]
+    if name not in values:
+        raise InputError(f"train.best_metric: {name}, expected one of {', '.join(values)}")
+    return -values[name] if name.removeprefix("ema/").startswith(("accuracy/", "gap/")) else values[name]
 
 
 def _result(
@@ -243,9 +311,13 @@ def _result(
         "samples": samples,
         "seconds": log.meter.seconds,
         "metrics": next((line for line in reversed(lines) if "loss/total" in line), None),
-        "evaluation": next((line for line in reversed(lines) if "eval/loss/total" in line), None),
+        "evaluation": next((line for line in reversed(lines) if _is_evaluation(line, reached)), None),
         "plot": str(plot),
     }
+
+
+def _is_evaluation(line: Mapping[str, Any], step: int) -> bool:
+    return line["step"] == step and "eval/loss/total" in line
 
 
 def _samples(config: RunConfig, path: str | None, name: str, watch: Progress) -> Sequence[Sample]:
@@ -269,17 +341,6 @@ def _write_config(config: RunConfig, folder: Path, watch: Progress) -> None:
         keep_data_tokenizers(path, folder, watch.say)
     elif Path(path).is_dir() and is_dialogues(path):
         keep_tokenizers(find_tokenizers(config, path), folder)
-
-
-def _is_due(saved: float, minutes: float, step: int) -> bool:
-    """Whether the last checkpoint, written at `saved`, is so old; the same on all processes.
-
-    Several processes compare their clocks every `CLOCK_EVERY` steps alone: each must wait for the step then.
-    """
-    due = minutes > 0 and _minutes_since(saved) > minutes
-    if minutes > 0 and jax.process_count() > 1:
-        return _divides(CLOCK_EVERY, step) and agreed(due)
-    return due
 
 
 def _minutes_since(moment: float) -> float:

@@ -7,7 +7,7 @@ are kept apart until the end, so that micro-batches and devices add up to the me
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,10 @@ Batch = dict[str, jax.Array]
 `[batch, length]`; optionally `heard`, what the temporal transformer reads in place of `inputs` (`dropout.py`), and
 `segments` int32 `[batch, length]`, the samples that share a row (`data.collate.pack_row`). Column t predicts the labels
 of column t + 1."""
+
+
+Conditions = dict[str, tuple[Any, Any]]
+"""Condition -> (values, given), as `model.conditioner.condition_values` makes them."""
 
 
 class Part(NamedTuple):
@@ -42,6 +46,7 @@ def loss_parts(
     batch: Batch,
     *,
     use_oracle: bool = True,
+    conditions: Conditions | None = None,
     execution: Execution = Execution(),
     chunks: int = 1,
 ) -> Parts:
@@ -51,6 +56,7 @@ def loss_parts(
         model: the weights.
         batch: columns, labels and oracle.
         use_oracle: False leaves the oracle embedding out altogether; a model without one leaves it out by itself.
+        conditions: of a model that has some, `[1]` or a value for each row; see `LM.condition`.
         execution: how the forward runs.
         chunks: parts of the sequence whose logits are made, used and forgotten one after the other.
 
@@ -63,7 +69,8 @@ def loss_parts(
     oracle = batch["oracle"][:, :-1] if use_oracle and config.oracle != "none" else None
     heard = batch.get("heard", inputs)
     segments = batch["segments"][:, :-1] if "segments" in batch else None
-    h = model.temporal_hidden(heard[:, :, :-1], oracle, execution=execution, segments=segments)
+    condition = model.condition(conditions or {}) if config.conditioners else None
+    h = model.temporal_hidden(heard[:, :, :-1], oracle, condition, execution, segments)
     loss, correct = (x[:, None] for x in _token_losses(model.text_logits, h, labels[:, 0, 1:], chunks))
     if model.depth is not None:
         x = model.depth_hidden(inputs[:, :, 1:], h, execution)

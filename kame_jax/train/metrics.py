@@ -122,14 +122,15 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """The lines of a `metrics.jsonl`; null becomes NaN, and a last line that was cut off is left out."""
+    """The lines of a `metrics.jsonl`; null becomes NaN, and a line that was cut off or damaged is left out."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        lines.append({name: math.nan if number is None else number for name, number in value.items()})
+        if isinstance(value, dict) and isinstance(value.get("step"), int):
+            lines.append({name: math.nan if number is None else number for name, number in value.items()})
     return lines
 
 

@@ -5,12 +5,13 @@ Semantics: SakanaAI/kame_finetune `finetune.py` (its two parameter groups) with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from kame_jax.config import GroupConfig, OptimizerConfig
 
@@ -18,21 +19,20 @@ Schedule = Callable[[jax.Array | int], jax.Array]
 GROUPS = ("temporal", "depth", "embeddings", "oracle", "adapters")
 
 
-def group_of(path: str) -> str:
-    """The group of a weight, by its dotted path.
+def group_of(path: Sequence[Any]) -> str:
+    """The group of a weight, by the names on its path.
 
     "adapters" are all of LoRA, wherever they sit; "depth" the depth transformer with its embeddings and heads;
     "oracle" the oracle embedding; "embeddings" those of text and audio; "temporal" everything else.
     """
-    first, last = path.split(".")[0], path.rsplit(".", 1)[-1]
-    if last in ("lora_a", "lora_b"):
+    if path[-1] in ("lora_a", "lora_b"):
         return "adapters"
     return {
         "depth": "depth",
         "oracle_emb": "oracle",
         "text_emb": "embeddings",
         "audio_emb": "embeddings",
-    }.get(first, "temporal")
+    }.get(path[0], "temporal")
 
 
 def frozen_groups(config: OptimizerConfig) -> frozenset[str]:
@@ -118,8 +118,5 @@ def _settings(config: OptimizerConfig, name: str) -> GroupConfig:
     return settings
 
 
-def _labels(params: Any) -> Any:
-    def label(path: tuple[Any, ...], _: Any) -> str:
-        return group_of(jax.tree_util.keystr(path, simple=True, separator="."))
-
-    return jax.tree_util.tree_map_with_path(label, params)
+def _labels(params: nnx.State) -> nnx.State:
+    return nnx.map_state(lambda path, _: group_of(path), params)

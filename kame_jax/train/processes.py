@@ -6,18 +6,20 @@ The same command runs on every host. Process 0 writes what belongs to the run; a
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from kame_jax.errors import InputError
-from kame_jax.train.signals import PREEMPTED
+from kame_jax.errors import PREEMPTED, InputError
 
 T = TypeVar("T")
 
@@ -87,6 +89,42 @@ def first_then_others(work: Callable[[], T]) -> T:
     if failed:
         raise InputError("process 0 could not read the run's input; see what it says")
     return work() if result is None else result
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Holds a run's folder, made if need be, so that another run in it is refused; one left empty is removed.
+
+    File systems without locks (object stores) do not tell: there nothing is refused.
+
+    Raises:
+        InputError: another run holds it, or it cannot be made.
+    """
+    handle = first_then_others(lambda: _locked(folder) if is_first() else -1)
+    try:
+        yield
+    finally:
+        if handle >= 0:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"run_dir: {folder}: cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(handle)
+            raise InputError(
+                f"run_dir: {folder}: another run is under way there: wait for its end, or give another run_dir"
+            ) from None
+    return handle
 
 
 def agreed(flag: bool) -> bool:

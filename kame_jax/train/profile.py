@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -11,11 +12,16 @@ import jax
 class Profile:
     """Records the steps from `steps[0]` to `steps[1]` into a folder; None records nothing. A context manager.
 
-    The steps before are those that compile: a trace that says something begins at the third or later.
+    The first steps compile: a trace that is to show the work begins at the third or later.
+
+    Args:
+        folder: of the trace.
+        steps: first and last.
+        say: told where the trace is.
     """
 
-    def __init__(self, folder: Path, steps: tuple[int, int] | None):
-        self.folder, self.steps = folder, steps
+    def __init__(self, folder: Path, steps: tuple[int, int] | None, say: Callable[[str], None]):
+        self.folder, self.steps, self.say = folder, steps, say
         self._running = False
 
     def step(self, number: int) -> None:
@@ -31,6 +37,7 @@ class Profile:
     def _stop(self) -> None:
         jax.profiler.stop_trace()
         self._running = False
+        self.say(f"the trace is in {self.folder}, for XProf (tensorboard --logdir) or Perfetto")
 
     def __enter__(self) -> Profile:
         return self

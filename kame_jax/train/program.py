@@ -1,77 +1,70 @@
-"""What a run compiles: its model, optimizer and step on a mesh, all from the configuration alone.
+"""What a run compiles: its state's form and its step on a mesh, all from the configuration alone.
 
 `loop` runs it and `kame_jax.plan` compiles it for hardware that is not there; neither adds anything to the step.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import functools
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh, NamedSharding
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kame_jax.config import ModelConfig, RunConfig
 from kame_jax.errors import InputError
-from kame_jax.model import LM, Execution
-from kame_jax.sharding import BATCH, make_mesh
+from kame_jax.sharding import BATCH, jit_on, make_mesh
 from kame_jax.train.loss import Batch
-from kame_jax.train.optimizer import frozen_groups, group_of, make_optimizer
-from kame_jax.train.state import Frozen, TrainState, abstract_model, abstract_state, state_shardings
-from kame_jax.train.step import ARRAYS, PACKED, Step, batch_multiple, make_train_step
+from kame_jax.train.optimizer import group_of
+from kame_jax.train.state import TrainState, abstract_state, places_of
+from kame_jax.train.step import ARRAYS, PACKED, StepMetrics, batch_multiple, run_conditions, train_step
+
+
+class Step(Protocol):
+    """A jitted `train_step` of one run; its first argument is donated."""
+
+    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, StepMetrics]:
+        """The next state, and what the step leaves to be logged."""
+
+    def lower(self, state: TrainState, batch: Batch, /) -> Any:
+        """The program for arguments of these shapes and shardings."""
 
 
 class Program(NamedTuple):
     """Everything about a run's step but the weights and the data."""
 
-    model: LM
-    """Abstract."""
-    optimizer: optax.GradientTransformation
-    frozen: Frozen
-    execution: Execution
-    places: TrainState
-    """Where each array of the state lives."""
+    config: RunConfig
+    """The run's, with the attention kernel chosen."""
+    state: TrainState
+    """Shapes, dtypes and shardings."""
     step: Step
-
-    def abstract_state(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state."""
-        shapes = abstract_state(self.model, self.optimizer, self.frozen, ema=self.places.ema is not None)
-        return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            shapes,
-            self.places,
-        )
 
 
 def make_program(config: RunConfig, mesh: Mesh) -> Program:
     """The step that a run's settings describe.
 
     Raises:
-        InputError: no weight is left to learn, or the attention kernel does not exist on the mesh's platform.
+        InputError: no weight is left to learn, a condition of the model is missing, or the attention kernel does not
+            exist on the mesh's platform.
     """
-    model = abstract_model(config.model.architecture, config.train.dtype)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    frozen = Frozen(frozen_groups(config.optimizer), config.train.frozen_dtype)
-    execution = Execution(config.train.remat, choose_attention(config, mesh))
-    places = state_shardings(model, optimizer, mesh, frozen, ema=config.train.ema is not None)
-    if not jax.tree.leaves(frozen.split(places.params)[0]):
+    run_conditions(config.model, config.data.conditions)
+    attention = choose_attention(config, mesh)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, attention=attention))
+    state = abstract_state(config, mesh)
+    if not jax.tree.leaves(state.params):
         raise InputError("optimizer: every group that the model has is frozen, nothing is left to learn")
-    step = make_train_step(
-        model,
-        optimizer,
-        config.loss,
+    places, everywhere = places_of(state), NamedSharding(mesh, PartitionSpec())
+    step = jit_on(
         mesh,
-        micro_batches=config.train.micro_batches,
-        use_oracle=config.oracle.use,
-        execution=execution,
-        chunks=config.train.loss_chunks,
-        frozen=frozen,
-        ema=config.train.ema,
-        dropout=config.dropout,
-        seed=config.seed,
+        functools.partial(train_step, config),
+        donate_argnums=0,
+        in_shardings=(places, NamedSharding(mesh, BATCH)),
+        out_shardings=(places, everywhere),
     )
-    return Program(model, optimizer, frozen, execution, places, step)
+    return Program(config, state, step)
 
 
 def choose_attention(config: RunConfig, mesh: Mesh) -> str:
@@ -106,6 +99,18 @@ def choose_attention(config: RunConfig, mesh: Mesh) -> str:
     return wanted
 
 
+def configured_mesh(config: RunConfig, devices: list[jax.Device]) -> Mesh:
+    """The mesh of a run's settings over some devices.
+
+    Raises:
+        InputError: it does not fit them.
+    """
+    try:
+        return make_mesh(config.mesh.replica, config.mesh.fsdp, config.mesh.tensor, devices)
+    except ValueError as error:
+        raise InputError(f"mesh: {error}") from error
+
+
 def run_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """The mesh of a run.
 
@@ -116,10 +121,7 @@ def run_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mesh
     Raises:
         InputError: it does not fit the devices, or the batch does not fit it.
     """
-    try:
-        mesh = make_mesh(config.mesh.replica, config.mesh.fsdp, config.mesh.tensor, devices)
-    except ValueError as error:
-        raise InputError(f"mesh: {error}") from error
+    mesh = configured_mesh(config, jax.devices() if devices is None else devices)
     rows, cut = config.train.batch_size // config.train.micro_batches, batch_multiple(mesh)
     if rows % cut:
         raise InputError(
@@ -141,5 +143,4 @@ def abstract_batch(model: ModelConfig, rows: int, length: int, mesh: Mesh, packe
 
 def learning_groups(program: Program) -> list[str]:
     """The groups that learn and have weights, in a fixed order."""
-    leaves = jax.tree_util.tree_leaves_with_path(program.frozen.split(program.places.params)[0])
-    return sorted({group_of(jax.tree_util.keystr(path, simple=True, separator=".")) for path, _ in leaves})
+    return sorted({group_of(path) for path, _ in nnx.to_flat_state(program.state.params)})

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted, so that the loop can save and end; then raised as what they are."""
+"""Ctrl-C, SIGTERM and SIGHUP: noted, so that the loop can save and end; then raised as what they are."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from types import FrameType, TracebackType
 import jax
 from jax.experimental import multihost_utils
 
-PREEMPTED = 75
-"""Exit status after SIGTERM, once the state is saved: the same command continues (EX_TEMPFAIL of sysexits.h)."""
+from kame_jax.errors import PREEMPTED
 
 
 class Signals:
-    """Holds SIGINT and SIGTERM back while it is entered; a second one ends the program at once.
+    """Holds SIGINT, SIGTERM and SIGHUP back while it is entered; a second one ends the program at once.
 
-    Python lets only the main thread do so; elsewhere nothing is caught. In a run of several processes SIGTERM belongs
-    to JAX's coordination service, which has caught it since the processes joined: it tells all of them, and names a
-    moment that none has reached yet, counted in questions. A SIGINT is passed on to it.
+    A SIGHUP that the process was told to ignore (`nohup`) stays ignored. Python lets only the main thread do so;
+    elsewhere nothing is caught. In a run of several processes SIGTERM belongs to JAX's coordination service, which has
+    caught it since the processes joined: it tells all of them, and names a moment that none has reached yet, counted in
+    questions. The others are passed on to it.
     """
 
     def __init__(self) -> None:
@@ -29,10 +29,11 @@ class Signals:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Signals:
-        held = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else (signal.SIGINT,)
+        held = {signal.SIGINT, signal.SIGHUP} | ({signal.SIGTERM} if jax.process_count() == 1 else set())
         if threading.current_thread() is threading.main_thread():
-            for number in held:
-                self._before[number] = signal.signal(number, self._note)
+            for number in sorted(held):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -57,7 +58,7 @@ class Signals:
 
         Raises:
             KeyboardInterrupt: SIGINT came.
-            SystemExit: SIGTERM came; status `PREEMPTED`.
+            SystemExit: SIGTERM or SIGHUP came; status `PREEMPTED`.
         """
         if self.caught == signal.SIGINT:
             raise KeyboardInterrupt

@@ -14,21 +14,13 @@ from kame_jax.config import ModelConfig, RunConfig, to_dict
 from kame_jax.errors import InputError
 from kame_jax.interop import open_checkpoint
 from kame_jax.interop.load import build_lm
-from kame_jax.model import LM, tree
-from kame_jax.train.optimizer import GROUPS
-from kame_jax.train.state import (
-    Frozen,
-    Params,
-    abstract_model,
-    init_params,
-    joined,
-    make_quickly,
-    param_shardings,
-    params_of,
-)
+from kame_jax.model import LM
+from kame_jax.sharding import tree_shardings
+from kame_jax.train.optimizer import group_of
+from kame_jax.train.state import abstract_model, init_weights, make_quickly
 
 
-def first_params(config: RunConfig, mesh: Mesh) -> tuple[Params, dict[str, Any]]:
+def first_weights(config: RunConfig, mesh: Mesh) -> tuple[nnx.State, dict[str, Any]]:
     """The weights before the first step, on their devices in float32, and where they came from.
 
     A checkpoint without an oracle embedding gets a copy of its text embedding where the run has one of its own, as
@@ -40,7 +32,7 @@ def first_params(config: RunConfig, mesh: Mesh) -> tuple[Params, dict[str, Any]]
     """
     wanted, source = config.model.architecture, config.model.init_from
     if source is None:
-        return init_params(wanted, config.seed, mesh), {"init": "random", "seed": config.seed}
+        return init_weights(wanted, config.seed, mesh), {"init": "random", "seed": config.seed}
     lora = "merge" if wanted.lora is None else "keep"
     checkpoint = open_checkpoint(source, lora=lora)
     found = checkpoint.config
@@ -56,20 +48,23 @@ def first_params(config: RunConfig, mesh: Mesh) -> tuple[Params, dict[str, Any]]
         found = dataclasses.replace(found, lora=wanted.lora)
     if problems := _differences(found, wanted):
         raise InputError(f"model.init_from: {source} is of another model than this run's", problems)
-    params = params_of(build_lm(checkpoint, mesh, jnp.float32))
+    weights = nnx.state(build_lm(checkpoint, mesh, jnp.float32))
     if extend:
         bare = dataclasses.replace(wanted, lora=None) if adapt else wanted
-        params = extended(params, param_shardings(abstract_model(bare), mesh))
+        weights = extended(weights, tree_shardings(nnx.state(abstract_model(bare)), mesh))
     if adapt:
-        params = joined(params, new_adapters(wanted, config.seed, mesh))
-    return params, {"init": str(source)} | checkpoint.provenance
+        weights = nnx.merge_state(weights, new_adapters(wanted, config.seed, mesh))
+    return weights, {"init": str(source)} | checkpoint.provenance
 
 
-def new_adapters(config: ModelConfig, seed: int, mesh: Mesh) -> Params:
+def new_adapters(config: ModelConfig, seed: int, mesh: Mesh) -> nnx.State:
     """LoRA weights before the first step, made where they live: they change nothing yet."""
-    frozen = Frozen(frozenset(GROUPS) - {"adapters"})
-    places = frozen.split(param_shardings(abstract_model(config), mesh))[0]
-    return make_quickly(lambda: frozen.split(params_of(LM(config, rngs=nnx.Rngs(seed))))[0], places)
+
+    def adapters(model: LM) -> nnx.State:
+        return nnx.state(model, lambda path, _: group_of(path) == "adapters")
+
+    places = tree_shardings(adapters(abstract_model(config)), mesh)
+    return make_quickly(lambda: adapters(LM(config, rngs=nnx.Rngs(seed))), places)
 
 
 def _is_half(found: ModelConfig, wanted: ModelConfig) -> bool:
@@ -84,30 +79,34 @@ def _is_half(found: ModelConfig, wanted: ModelConfig) -> bool:
     )
 
 
-def extended(params: Params, places: Params) -> Params:
+def extended(weights: nnx.State, places: nnx.State) -> nnx.State:
     """The weights of a depth transformer that goes on to the user's codebooks, from one that stops at its own.
 
     Each step's weights are copied to the same codebook of the other speaker. The embedding of the last own code, which
     no step read before, starts as that of the first (kame_finetune `models/utils.py`).
 
     Args:
-        params: of a model with `dep_q` of half of `n_q`. Their buffers are not kept.
+        weights: of a model with `dep_q` of half of `n_q`. Their buffers are not kept.
         places: where those of the larger model live.
     """
+    where = dict(nnx.to_flat_state(places))
 
-    def twice(path: str, leaf: jax.Array) -> jax.Array:
-        if path.startswith("depth.audio_emb."):
-            return jnp.concatenate([leaf, leaf[:1], leaf])
-        per_set = path.startswith(("depth.input.", "depth.heads.", "depth.head_norm."))
-        axis = 0 if per_set else 1
-        return jnp.concatenate([leaf, leaf], axis=axis)
+    def twice(path: tuple[str, ...], leaf: nnx.Variable) -> nnx.Variable:
+        name = ".".join(path)
+        if path[0] != "depth" or name.startswith(
+            ("depth.text_emb.", "depth.layers.norm", "depth.layers.scale")
+        ):
+            return leaf
+        per_set = name.startswith(("depth.input.", "depth.heads.", "depth.head_norm."))
 
-    flat, where = tree.flatten(params), tree.flatten(places)
-    for path in flat:
-        shared = path.startswith(("depth.text_emb.", "depth.layers.norm", "depth.layers.scale"))
-        if path.startswith("depth.") and not shared:
-            flat[path] = jax.jit(twice, static_argnums=0, out_shardings=where[path])(path, flat[path])
-    return tree.nest(flat)
+        def copied(x: jax.Array) -> jax.Array:
+            if name.startswith("depth.audio_emb."):
+                return jnp.concatenate([x, x[:1], x])
+            return jnp.concatenate([x, x], axis=0 if per_set else 1)
+
+        return leaf.replace(jax.jit(copied, out_shardings=where[path].get_value())(leaf.get_value()))
+
+    return nnx.map_state(twice, weights)
 
 
 def _differences(found: ModelConfig, wanted: ModelConfig) -> list[str]:

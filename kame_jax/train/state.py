@@ -1,70 +1,39 @@
-"""What a training step reads and writes: weights, optimizer state and step count, and where they live on the mesh.
+"""What a training step reads and writes: weights split once into those that learn and the others, and the optimizer's.
 
-Weights are nested dictionaries by our names, the form that checkpoints are saved in; `bind` puts them into the model.
+The halves are `nnx.State`s, whose weights carry the logical axes they were declared with; `merged` makes them a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from kame_jax.config import ModelConfig
+from kame_jax.config import ModelConfig, RunConfig
 from kame_jax.model import LM, tree
-from kame_jax.sharding import shardings
-from kame_jax.train.optimizer import group_of
+from kame_jax.sharding import Path, dotted, map_weights, tree_shardings
+from kame_jax.train.optimizer import frozen_groups, group_of, make_optimizer
 
 T = TypeVar("T")
-
-Params = dict[str, Any]
-"""Nested dictionaries of arrays: `params["temporal"]["layers"]["attn_in"]["weight"]`."""
 
 
 class TrainState(NamedTuple):
     """A point of a run. A pytree; the step donates it."""
 
-    params: Params
-    opt_state: Any
     step: jax.Array
     """int32: updates done."""
-    ema: Params | None = None
-    """Moving average of the weights that learn, where the run keeps one."""
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """Weights that do not learn: by group, and the type they are kept in."""
-
-    groups: frozenset[str] = frozenset()
-    """Of `optimizer.GROUPS`."""
-    dtype: str = "float32"
-    """Conditioners stay float32, as everywhere."""
-
-    def __contains__(self, path: str) -> bool:
-        """Whether the weight at `path` does not learn."""
-        return group_of(path) in self.groups
-
-    def split(self, params: Params) -> tuple[Params, Params]:
-        """The weights that learn, and the others."""
-        flat = tree.flatten(params)
-        learning = {path: leaf for path, leaf in flat.items() if path not in self}
-        return tree.nest(learning), tree.nest({path: flat[path] for path in flat if path not in learning})
-
-    def stored(self, path: str) -> jnp.dtype:
-        """The type in which the weight at `path` is kept."""
-        kept = path in self and not path.startswith("conditioners.")
-        return jnp.dtype(self.dtype if kept else "float32")
-
-
-def joined(learning: Params, rest: Params) -> Params:
-    """The inverse of `Frozen.split`."""
-    return tree.nest(tree.flatten(learning) | tree.flatten(rest))
+    params: nnx.State
+    """Weights that learn, float32."""
+    frozen: nnx.State
+    """Those that do not, in `train.frozen_dtype` (conditioners in float32, as everywhere)."""
+    opt_state: optax.OptState
+    ema: nnx.State | None = None
+    """Moving average of `params`, where the run keeps one."""
 
 
 def abstract_model(config: ModelConfig, dtype: str = "float32") -> LM:
@@ -78,23 +47,54 @@ def abstract_model(config: ModelConfig, dtype: str = "float32") -> LM:
     return model
 
 
-def params_of(model: LM) -> Params:
-    """The weights of a model."""
-    return tree.nest(tree.leaves(model))
+def merged(config: RunConfig, params: nnx.State, frozen: nnx.State) -> LM:
+    """The model of a run with these weights."""
+    graph = nnx.graphdef(abstract_model(config.model.architecture, config.train.dtype))
+    return nnx.merge(graph, params, frozen)
 
 
-def bind(model: LM, params: Params) -> LM:
-    """The model (abstract or not) with these weights."""
-    return tree.fill(model, tree.flatten(params))
+def init_state(config: RunConfig, weights: nnx.State, places: TrainState | None = None) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        config: which weights learn, by which rule, in which types.
+        weights: float32, of the whole model; taken over, not copied.
+        places: where each array lives; None leaves that to JAX.
+    """
+    still = frozen_groups(config.optimizer)
+    params, frozen = nnx.split_state(weights, lambda path, _: group_of(path) not in still, ...)
+
+    def kept(path: Path, leaf: nnx.Variable) -> nnx.Variable:
+        dtype = "float32" if dotted(path).startswith("conditioners.") else config.train.frozen_dtype
+        return leaf.replace(leaf.get_value().astype(dtype))
+
+    init = make_optimizer(config.optimizer, config.train.steps).init
+    opt_state = jax.jit(init, out_shardings=places and places.opt_state)(params)
+    ema = None if config.train.ema is None else jax.tree.map(jnp.copy, params)
+    state = TrainState(jnp.zeros((), jnp.int32), params, map_weights(kept, frozen), opt_state, ema)
+    return state if places is None else jax.device_put(state, places)
 
 
-def init_params(config: ModelConfig, seed: int, mesh: Mesh) -> Params:
+def abstract_state(config: RunConfig, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of a run's state."""
+    weights = nnx.state(abstract_model(config.model.architecture))
+    shapes = jax.eval_shape(lambda weights: init_state(config, weights), weights)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        tree_shardings(shapes, mesh),
+    )
+
+
+def places_of(arrays: T) -> T:
+    """The shardings of a tree's arrays, abstract or not."""
+    return jax.tree.map(lambda leaf: leaf.sharding, arrays)
+
+
+def init_weights(config: ModelConfig, seed: int, mesh: Mesh) -> nnx.State:
     """Random weights from a seed, made where they live; the same on every mesh."""
-
-    def init() -> Params:
-        return params_of(LM(config, rngs=nnx.Rngs(seed)))
-
-    return make_quickly(init, param_shardings(abstract_model(config), mesh))
+    places = tree_shardings(nnx.state(abstract_model(config)), mesh)
+    return make_quickly(lambda: nnx.state(LM(config, rngs=nnx.Rngs(seed))), places)
 
 
 def make_quickly(make: Callable[[], T], places: Any = None) -> T:
@@ -115,89 +115,22 @@ def make_quickly(make: Callable[[], T], places: Any = None) -> T:
     return jax.jit(make, out_shardings=places, compiler_options=options)()
 
 
-def init_state(
-    params: Params,
-    optimizer: optax.GradientTransformation,
-    places: TrainState,
-    frozen: Frozen = Frozen(),
-    *,
-    ema: bool = False,
-) -> TrainState:
-    """The state before the first step. The weights are taken over, not copied."""
-    flat = tree.flatten(params)
-    for path in flat:
-        flat[path] = flat[path].astype(frozen.stored(path))
-    params = tree.nest(flat)
-    learning = frozen.split(params)[0]
-    opt_state = jax.jit(optimizer.init, out_shardings=places.opt_state)(learning)
-    average = jax.tree.map(jnp.copy, learning) if ema else None
-    return TrainState(params, opt_state, jax.device_put(jnp.zeros((), jnp.int32), places.step), average)
+def checkpoint_items(state: TrainState) -> dict[str, dict[str, Any]]:
+    """What a checkpoint holds of a state: the weights under `params`, what else a run continues from under `opt`."""
+    weights = tree.leaves(state.params) | tree.leaves(state.frozen)
+    rest = tree.leaves({"opt_state": state.opt_state}) | tree.leaves({"ema": state.ema})
+    return {"params": dict(sorted(weights.items())), "opt": rest}
 
 
-def abstract_state(
-    model: LM, optimizer: optax.GradientTransformation, frozen: Frozen = Frozen(), *, ema: bool = False
-) -> TrainState:
-    """Shapes and dtypes of a state."""
-    flat = tree.flatten(params_of(model))
-    params = tree.nest(
-        {path: jax.ShapeDtypeStruct(leaf.shape, frozen.stored(path)) for path, leaf in flat.items()}
-    )
-    learning = frozen.split(params)[0]
-    opt_state = jax.eval_shape(optimizer.init, learning)
-    return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32), learning if ema else None)
+def from_checkpoint_items(step: int, items: Mapping[str, dict[str, Any]], abstract: TrainState) -> TrainState:
+    """The inverse of `checkpoint_items`, in the form of `abstract`."""
+    arrays = {
+        f"{name}.{path}": value for path, value in items["params"].items() for name in ("params", "frozen")
+    }
+    arrays |= items["opt"] | {"step": jax.device_put(jnp.asarray(step, jnp.int32), abstract.step.sharding)}
+    return tree.fill(abstract, arrays)
 
 
-def param_shardings(model: LM, mesh: Mesh) -> Params:
-    """Where each weight lives."""
-    return tree.nest(shardings(model, mesh))
-
-
-def state_shardings(
-    model: LM,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    frozen: Frozen = Frozen(),
-    *,
-    ema: bool = False,
-) -> TrainState:
-    """Where each array of a state lives: a moment beside its weight, counters everywhere.
-
-    Shapes alone cannot say it (two weights may share one); the path of a moment ends with that of its weight.
-    """
-    places = shardings(model, mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    def place(path: tuple[Any, ...], _: Any) -> NamedSharding:
-        name = dotted(path)
-        while name and name not in places:
-            name = name.partition(".")[2]
-        return places.get(name, everywhere)
-
-    return jax.tree_util.tree_map_with_path(place, abstract_state(model, optimizer, frozen, ema=ema))
-
-
-def dotted(path: tuple[Any, ...]) -> str:
-    """A pytree path as text: `opt_state.1.inner_states.depth.inner_state.0.mu.depth.input.weight`."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def checkpoint_items(state: TrainState) -> tuple[Params, dict[str, Any]]:
-    """The items `params` and `opt` of a checkpoint, the optimizer's state by its own field names."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(state.opt_state)
-    opt = {"opt_state": tree.nest({dotted(path): leaf for path, leaf in flat})}
-    return state.params, opt if state.ema is None else opt | {"ema": state.ema}
-
-
-def from_checkpoint_items(
-    step: int, params: Params, opt: Mapping[str, Any], places: TrainState
-) -> TrainState:
-    """The inverse of `checkpoint_items`."""
-    named = tree.flatten(opt["opt_state"])
-    opt_state = jax.tree_util.tree_map_with_path(lambda path, _: named[dotted(path)], places.opt_state)
-    count = jax.device_put(jnp.asarray(step, jnp.int32), places.step)
-    return TrainState(params, opt_state, count, opt.get("ema"))
-
-
-def count(params: Mapping[str, Any]) -> int:
+def count(weights: Any) -> int:
     """Parameters in a tree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    return sum(leaf.size for leaf in jax.tree.leaves(weights))

@@ -1,30 +1,26 @@
-"""The training step: one jitted pure function of the state and a batch; and the same forward for evaluation."""
+"""The training step: a pure function of the run's settings, a state and a batch. And the forward for evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kame_jax.config import DropoutConfig, LossConfig
-from kame_jax.model import LM, Execution, tree
-from kame_jax.sharding import BATCH
+from kame_jax.config import DropoutConfig, ModelConfig, RunConfig
+from kame_jax.errors import InputError
+from kame_jax.model import LM, Execution
+from kame_jax.model.conditioner import condition_values
+from kame_jax.sharding import BATCH, constrain_weights, jit_on, traced_mesh
 from kame_jax.train.dropout import drop_inputs
-from kame_jax.train.loss import Batch, Parts, label_counts, loss_parts, total_loss
-from kame_jax.train.optimizer import group_of
-from kame_jax.train.state import (
-    Frozen,
-    Params,
-    TrainState,
-    bind,
-    joined,
-    param_shardings,
-    state_shardings,
-)
+from kame_jax.train.loss import Batch, Conditions, Parts, label_counts, loss_parts, total_loss
+from kame_jax.train.optimizer import group_of, make_optimizer
+from kame_jax.train.state import TrainState, merged
 
 ARRAYS = ("inputs", "labels", "oracle")
 """What of a batch goes to the devices."""
@@ -43,137 +39,104 @@ class StepMetrics(NamedTuple):
     """The same of each group that learns."""
 
 
-class Step(Protocol):
-    """A jitted step; its first argument is donated."""
-
-    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, StepMetrics]:
-        """The next state, and what the step leaves to be logged."""
-
-    def lower(self, state: TrainState, batch: Batch, /) -> Any:
-        """The program for arguments of these shapes and shardings."""
-
-
-def make_train_step(
-    model: LM,
-    optimizer: optax.GradientTransformation,
-    weights: LossConfig,
-    mesh: Mesh,
-    *,
-    micro_batches: int = 1,
-    use_oracle: bool = True,
-    execution: Execution = Execution(),
-    chunks: int = 1,
-    frozen: Frozen = Frozen(),
-    ema: float | None = None,
-    dropout: DropoutConfig = DropoutConfig(),
-    seed: int = 0,
-) -> Step:
-    """The jitted step; its first argument is donated.
+def train_step(config: RunConfig, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    """The next state, and what the step leaves to be logged. Pure; `program.make_program` compiles it.
 
     Means are taken over the tokens of the whole batch, however it is cut into micro-batches and over devices; with
-    `weights.normalise` of "micro_batch", over those of each micro-batch, and then over micro-batches.
-
-    Args:
-        model: abstract (see `state.abstract_model`).
-        optimizer: see `make_optimizer`.
-        weights: of the loss parts.
-        mesh: state and batch are sharded on it, as `state_shardings` and `put_batch` do.
-        micro_batches: parts that are worked on one after the other; must divide the batch.
-        use_oracle: False leaves the oracle embedding out.
-        execution: how the forward runs.
-        chunks: of the logits; see `loss_parts`.
-        frozen: the weights that do not learn.
-        ema: decay of the moving average of the weights; None keeps none.
-        dropout: of the temporal transformer's inputs; drawn from (seed, step), the same on every mesh.
-        seed: of the dropout.
+    `loss.normalise` of "micro_batch", over those of each micro-batch, and then over micro-batches.
     """
-    places = state_shardings(model, optimizer, mesh, frozen, ema=ema is not None)
+    if config.dropout != DropoutConfig():
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        batch = batch | {"heard": drop_inputs(batch["inputs"], key, config.dropout, config.model)}
+    execution = Execution(config.train.remat, config.train.attention)
+    conditions = run_conditions(config.model, config.data.conditions)
+    by_batch = config.loss.normalise == "global"
+    counts = label_counts(batch["labels"], config.model) if by_batch else None
 
-    def gradients(params: Params, batch: Batch) -> tuple[Params, Parts]:
-        counts = label_counts(batch["labels"], model.config)
-        learning, rest = frozen.split(params)
+    def loss(params: nnx.State, batch: Batch) -> tuple[jax.Array, Parts]:
+        model = merged(config, constrain_weights(params), state.frozen)
+        parts = loss_parts(
+            model,
+            batch,
+            use_oracle=config.oracle.use,
+            conditions=conditions,
+            execution=execution,
+            chunks=config.train.loss_chunks,
+        )
+        share = 1 if by_batch else config.train.micro_batches
+        return total_loss(parts, config.loss, counts) / share, parts
 
-        def loss(learning: Params, batch: Batch) -> tuple[jax.Array, Parts]:
-            # Also of the gradients: each device sums up its own part of them alone.
-            learning = jax.lax.with_sharding_constraint(learning, frozen.split(places.params)[0])
-            whole = bind(model, joined(learning, rest))
-            parts = loss_parts(whole, batch, use_oracle=use_oracle, execution=execution, chunks=chunks)
-            if weights.normalise == "micro_batch":
-                return total_loss(parts, weights) / micro_batches, parts
-            return total_loss(parts, weights, counts), parts
-
-        grad = jax.grad(loss, has_aux=True)
-        if micro_batches == 1:
-            return grad(learning, batch)
-
-        def body(total: Params, part: Batch) -> tuple[Params, Parts]:
-            grads, parts = grad(learning, part)
-            return jax.tree.map(jax.numpy.add, total, grads), parts
-
-        zeros = jax.tree.map(jax.numpy.zeros_like, learning)
-        zeros = jax.lax.with_sharding_constraint(zeros, frozen.split(places.params)[0])
-        grads, parts = jax.lax.scan(body, zeros, _cut(batch, micro_batches, mesh))
-        if weights.normalise == "global":
-            parts = jax.tree.map(lambda x: x.sum(axis=0), parts)
-        return grads, parts
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        if dropout != DropoutConfig():
-            key = jax.random.fold_in(jax.random.key(seed), state.step)
-            batch = batch | {"heard": drop_inputs(batch["inputs"], key, dropout, model.config)}
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            grads, parts = gradients(state.params, batch)
-        learning, rest = frozen.split(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, learning)
-        learning = optax.apply_updates(learning, updates)
-        average = state.ema
-        if ema is not None:
-            average = jax.tree.map(lambda old, new: old + (1 - ema) * (new - old), average, learning)
-        metrics = StepMetrics(parts, optax.global_norm(grads), group_norms(grads))
-        return TrainState(joined(learning, rest), opt_state, state.step + 1, average), metrics
-
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(places, NamedSharding(mesh, BATCH)),
-        out_shardings=(places, everywhere),
-    )
+    grads, parts = summed_gradients(loss, state.params, batch, config.train.micro_batches)
+    if by_batch:
+        parts = jax.tree.map(lambda sums: sums.sum(axis=0), parts)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if config.train.ema is not None:
+        ema = optax.incremental_update(params, ema, 1 - config.train.ema)
+    metrics = StepMetrics(parts, optax.global_norm(grads), group_norms(grads))
+    return TrainState(state.step + 1, params, state.frozen, opt_state, ema), metrics
 
 
-def group_norms(grads: Params) -> dict[str, jax.Array]:
+def summed_gradients(
+    loss: Callable[[nnx.State, Batch], tuple[jax.Array, Parts]], params: nnx.State, batch: Batch, count: int
+) -> tuple[nnx.State, Parts]:
+    """The gradients of a loss summed over `count` micro-batches, and its parts of each: `[count]`."""
+    gradient = jax.grad(loss, has_aux=True)
+    if count == 1:
+        grads, parts = gradient(params, batch)
+        return grads, jax.tree.map(lambda part: part[None], parts)
+
+    def body(total: nnx.State, part: Batch) -> tuple[nnx.State, Parts]:
+        grads, parts = gradient(params, part)
+        return jax.tree.map(jnp.add, total, grads), parts
+
+    zeros = constrain_weights(jax.tree.map(jnp.zeros_like, params))
+    return jax.lax.scan(body, zeros, cut_batch(batch, count))
+
+
+def cut_batch(batch: Batch, count: int) -> Batch:
+    """Micro-batches `[count, batch / count, ...]`; rows go by turns, so that each stays on its device."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+        place = PartitionSpec(None, *BATCH)
+        return x if traced_mesh() is None else jax.lax.with_sharding_constraint(x, place)
+
+    return {name: cut(x) for name, x in batch.items()}
+
+
+def group_norms(grads: nnx.State) -> dict[str, jax.Array]:
     """The norm of each group's gradients, float32."""
     groups: dict[str, list[jax.Array]] = {}
-    for path, grad in tree.flatten(grads).items():
-        groups.setdefault(group_of(path), []).append(grad)
+    for path, grad in nnx.to_flat_state(grads):
+        groups.setdefault(group_of(path), []).append(grad.get_value())
     return {name: optax.global_norm(part) for name, part in groups.items()}
 
 
-def _cut(batch: Batch, count: int, mesh: Mesh) -> Batch:
-    """Micro-batches `[count, batch / count, ...]`; rows go by turns, so that each stays on its device."""
-    place = NamedSharding(mesh, PartitionSpec(None, *BATCH))
-    return {
-        name: jax.lax.with_sharding_constraint(
-            x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), place
-        )
-        for name, x in batch.items()
-    }
+def run_conditions(model: ModelConfig, given: Sequence[str]) -> Conditions:
+    """The conditions of every sample, from `data.conditions`.
+
+    Raises:
+        InputError: one is missing, unknown, or has a value that it does not know.
+    """
+    pairs = (text.partition("=")[::2] for text in given)
+    try:
+        return condition_values(model.conditioners, [{name: value or None for name, value in pairs}])
+    except InputError as error:
+        raise InputError(f"data.conditions: {error}; each is name=value, or name= for not given") from None
 
 
 def make_eval_step(
-    model: LM, mesh: Mesh, *, use_oracle: bool = True, chunks: int = 1
-) -> Callable[[Params, Batch], Parts]:
-    """The jitted forward: the loss parts of a batch, summed over its tokens. Arguments as in `make_train_step`."""
+    mesh: Mesh, *, use_oracle: bool = True, conditions: Conditions | None = None, chunks: int = 1
+) -> Callable[[LM, Batch], Parts]:
+    """The jitted forward: the loss parts of a batch, summed over its tokens. Arguments as `loss_parts` takes them."""
 
-    def step(params: Params, batch: Batch) -> Parts:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return loss_parts(bind(model, params), batch, use_oracle=use_oracle, chunks=chunks)
+    def step(model: LM, batch: Batch) -> Parts:
+        return loss_parts(model, batch, use_oracle=use_oracle, conditions=conditions, chunks=chunks)
 
-    return jax.jit(
-        step,
-        in_shardings=(param_shardings(model, mesh), NamedSharding(mesh, BATCH)),
-        out_shardings=NamedSharding(mesh, PartitionSpec()),
-    )
+    return jit_on(mesh, step, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, size: int | None = None) -> Batch:
@@ -185,15 +148,9 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, size: int | None = No
         size: rows of the whole batch; None says that they are all here.
     """
     place = NamedSharding(mesh, BATCH)
-    count = len(batch[ARRAYS[0]]) if size is None else size
-    at = {row: i for i, row in enumerate(range(count) if size is None else local_rows(mesh, count))}
 
     def put(x: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            rows = [at[row] for row in range(count)[index[0]]]
-            return x[rows[0] : rows[-1] + 1] if rows else x[:0]
-
-        return jax.make_array_from_callback((count, *x.shape[1:]), place, part)
+        return jax.make_array_from_process_local_data(place, x, (size or len(x), *x.shape[1:]))
 
     return {name: put(batch[name]) for name in (PACKED if "segments" in batch else ARRAYS)}
 

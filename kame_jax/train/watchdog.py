@@ -9,7 +9,7 @@ import threading
 import time
 from types import TracebackType
 
-from kame_jax.train.signals import PREEMPTED
+from kame_jax.errors import PREEMPTED
 
 ALLOWANCE = 30.0
 """Minutes more for what compiles (the first step, the first batch of an evaluation) or writes a checkpoint."""

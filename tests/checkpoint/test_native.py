@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kame_jax.checkpoint.checksum import host_sum, sums
 from kame_jax.checkpoint.native import Meta, NativeWeights, meta_context, read_meta, save, v1
@@ -33,7 +34,7 @@ def converted(tmp_path_factory):
 def test_plain_orbax_reads_params_and_meta(converted):
     items = v1.load_checkpointables(converted, {"params": None, "meta": None})
     expected = tree.leaves(load_checkpoint(SOURCE)[1])
-    found = tree.flatten(items["params"])
+    found = flatten_dict(items["params"], sep=".")
     assert found.keys() == expected.keys()
     for path, array in found.items():
         np.testing.assert_array_equal(array, expected[path])
@@ -43,7 +44,7 @@ def test_plain_orbax_reads_params_and_meta(converted):
 
 def test_a_checkpoint_saved_together_with_training_state_is_read_for_its_params(tmp_path):
     config, model = load_checkpoint(SOURCE)
-    params = tree.nest(tree.leaves(model))
+    params = unflatten_dict(tree.leaves(model), sep=".")
     with meta_context():
         v1.save_checkpointables(
             tmp_path / "step", {"params": params, "opt": {"mu": params}, "meta": Meta(config).to_json()}

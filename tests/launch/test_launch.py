@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from kame_jax.config import find_config
+from kame_jax.errors import PREEMPTED
 from kame_jax.plan.target import has_compiler
-from kame_jax.train.signals import PREEMPTED
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))

@@ -78,7 +78,7 @@ def test_cudnn_is_asked_for_a_causal_window(monkeypatch):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
     attend_window(*inputs(12), 5, "cudnn")
-    assert asked == {"is_causal": True, "local_window_size": (4, 0), "implementation": "cudnn"}
+    assert asked == {"mask": None, "is_causal": True, "local_window_size": (4, 0), "implementation": "cudnn"}
     attend_window(*inputs(12), 3000, "cudnn")
     assert asked["local_window_size"] is None
 

@@ -11,15 +11,14 @@ import sys
 
 import jax
 import numpy as np
-import optax
 
-from kame_jax.config import LossConfig
 from kame_jax.model import layers, tree
 from kame_jax.plan.hlo import collectives
 from kame_jax.sharding import make_mesh
-from kame_jax.train.state import abstract_model, dotted, init_params, init_state, state_shardings
-from kame_jax.train.step import make_train_step, put_batch
-from tests.train.small import MODEL, batch
+from kame_jax.train.program import make_program
+from kame_jax.train.state import abstract_model, init_state, init_weights, places_of
+from kame_jax.train.step import put_batch
+from tests.train.small import MODEL, batch, gradients_as_state, model_run
 
 MESHES = {"replica": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 4), "mixed": (2, 2, 2)}
 LAYERS = 5
@@ -64,19 +63,16 @@ def weight_traffic(text, tensor):
 def gradients(sizes, micro_batches, params):
     """Of a step on a mesh: gradients by path, metrics, how many arrays of the state are cut, the weights' traffic."""
     mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
-    model = abstract_model(DEEP)
-    keep = optax.trace(decay=0.0)  # its state is the gradient
-    places = state_shardings(model, keep, mesh)
-    state = init_state(jax.device_put(params, places.params), keep, places)
-    rows = put_batch(batch(rows=16), mesh)
-    step = make_train_step(model, keep, LossConfig(), mesh, micro_batches=micro_batches)
-    step = step.lower(state, rows).compile()
+    config = model_run(DEEP, train__batch_size=16, train__micro_batches=micro_batches)
+    with gradients_as_state():
+        program = make_program(config, mesh)
+        places = places_of(program.state)
+        state = init_state(config, jax.device_put(params, places.params), places)
+        rows = put_batch(batch(rows=16), mesh)
+        step = program.step.lower(state, rows).compile()
     spread = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.opt_state))
     state, out = step(state, rows)
-    grads = {
-        dotted(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
-    }
+    grads = {path: np.asarray(leaf) for path, leaf in tree.leaves(state.opt_state).items()}
     return grads, jax.device_get(out), spread, weight_traffic(step.as_text(), sizes[2])
 
 
@@ -84,7 +80,7 @@ def main(names):
     """Print one JSON object."""
     assert len(jax.devices()) == 8
     layers.PAGE = PAGE_ROWS
-    params = jax.device_get(init_params(DEEP, 3, make_mesh(devices=jax.devices()[:1])))
+    params = jax.device_get(init_weights(DEEP, 3, make_mesh(devices=jax.devices()[:1])))
     expected, out, _, _ = gradients((1, 1, 1), 1, params)
     report = {}
     for name in names:

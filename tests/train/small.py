@@ -1,8 +1,12 @@
 """A run small enough to train in seconds: its settings, random records and batches."""
 
+import contextlib
+import dataclasses
 import os
+import unittest.mock
 
 import numpy as np
+import optax
 
 from kame_jax.config import (
     DataConfig,
@@ -50,11 +54,34 @@ def run_config(folder, data, **train) -> RunConfig:
     )
 
 
+def model_run(model: ModelConfig, **changes) -> RunConfig:
+    """A run of a model without data; dotted settings as `with_settings` takes them."""
+    config = dataclasses.replace(
+        run_config("run", "data", batch_size=8),
+        model=RunModelConfig(**vars(model)),
+        codec=MimiConfig(quantizer=QuantizerConfig(bins=model.card)),
+    )
+    return with_settings(config, **changes)
+
+
+def gradients_as_state():
+    """While it is entered, a step's optimizer keeps the gradient as its state."""
+    keep = optax.trace(decay=0.0)
+    patches = (f"kame_jax.train.{room}.make_optimizer" for room in ("state", "step"))
+    stack = contextlib.ExitStack()
+    for place in patches:
+        stack.enter_context(unittest.mock.patch(place, return_value=keep))
+    return stack
+
+
 class SignalAt(Silent):
     """Sends this process a signal when a step is logged."""
 
     def __init__(self, step, number):
-        self.at, self.number = step, number
+        self.at, self.number, self.said = step, number, []
+
+    def say(self, text):
+        self.said.append(text)
 
     def step(self, line, total):
         if line["step"] == self.at:

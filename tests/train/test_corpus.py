@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from kame_jax.cli.main import main
 from kame_jax.codec.mimi import Mimi
@@ -26,6 +27,7 @@ from kame_jax.train.corpus import (
     read_records,
     read_samples,
 )
+from kame_jax.train.state import make_quickly
 from tests.bundled import copy_dialogues
 from tests.train.small import MODEL, write_records
 
@@ -56,7 +58,7 @@ def encodings(monkeypatch):
 
     monkeypatch.setattr(encoding, "batch_encoder", encoder)
     monkeypatch.setattr(encoding, "fingerprint", lambda mimi: "weights")
-    monkeypatch.setattr(Tokenizers, "mimi", lambda self: tree.abstract_mimi(self.random_codec[0]))
+    monkeypatch.setattr(Tokenizers, "mimi", lambda self: tree.abstract_mimi(TINY.codec))
     return asked
 
 
@@ -126,15 +128,32 @@ def test_a_codec_that_does_not_fit_the_model_is_refused(dialogues, monkeypatch):
         read(dialogues, None)
 
 
-def test_dialogues_without_a_tokenizer_are_refused(dialogues, tmp_path):
+def test_a_run_of_the_bundled_models_kind_takes_its_codec_and_its_tokenizer_and_says_so(dialogues):
     (dialogues / "tokenizer.model").unlink()
-    with pytest.raises(InputError, match="no tokenizer.model in it, and data.tokenizer is null"):
-        read(dialogues, None)
+    said = []
+    tools = find_tokenizers(TINY, dialogues, said.append)
+    assert (tools.text, tools.codec) == (ROOT.parent / "tiny" / "tokenizer.model", str(ROOT.parent / "tiny"))
+    assert [line.partition(":")[0] for line in said] == ["data.codec", "data.tokenizer"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("codec.seanet.filters=4", "data.codec: null, expected Mimi's weights to encode the dialogues of"),
+        ("model.text_card=500", "no tokenizer.model in it, and data.tokenizer is null"),
+        ("data.tokenizer=nowhere", "data.tokenizer: nowhere: expected a SentencePiece model file"),
+    ],
+)
+def test_any_other_run_must_name_them(dialogues, setting, message):
+    """Codes of a codec whose weights were never trained say nothing of the sound."""
+    (dialogues / "tokenizer.model").unlink()
+    with pytest.raises(InputError, match=message):
+        find_tokenizers(load_run("tiny", [setting]), dialogues)
 
 
 def test_a_run_folder_keeps_the_tokenizers_of_its_dialogues(dialogues, tmp_path, monkeypatch):
-    tools = Tokenizers(dialogues / "tokenizer.model", None, (load_codec("tiny"), 3))
-    made = tools.mimi()
+    tools = Tokenizers(dialogues / "tokenizer.model", "a codec")
+    made = make_quickly(lambda: Mimi(nnx.Rngs(3), load_codec("tiny")))
     monkeypatch.setattr(Tokenizers, "mimi", lambda self: made)
     run = tmp_path / "run"
     (run / "checkpoints" / "5").mkdir(parents=True)

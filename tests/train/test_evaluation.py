@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from flax import nnx
 
-from kame_jax.cli.main import main
+from kame_jax.cli.evaluate import _settings
+from kame_jax.cli.main import build_parser, main, parse
 from kame_jax.config import LossConfig
 from kame_jax.data.cutting import make_samples
 from kame_jax.data.records import load_records
@@ -13,7 +15,7 @@ from kame_jax.train.corpus import schedule_of
 from kame_jax.train.evaluation import make_evaluation
 from kame_jax.train.loop import run
 from kame_jax.train.metrics import Silent
-from kame_jax.train.state import abstract_model, init_params
+from kame_jax.train.state import abstract_model, init_weights
 from tests.rounding import LOSS
 from tests.train.small import MODEL, run_config, with_settings, write_records
 
@@ -29,12 +31,14 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """A run of one step, evaluated at its end."""
     folder = tmp_path_factory.mktemp("run")
-    config = with_settings(run_config(folder, data, steps=1), data__eval_path=str(data))
+    config = with_settings(
+        run_config(folder, data, steps=1), data__eval_path=str(data), loss__semantic_weight=3.0
+    )
     return folder, run(config, progress=Silent())
 
 
 def evaluated(capsys, *arguments):
-    assert main(["evaluate", *map(str, arguments), "--max-frames", "24", "--json"]) == 0
+    assert main(["evaluate", *map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -51,11 +55,9 @@ def near(values):
 def test_the_batch_size_changes_nothing(data):
     mesh = make_mesh()
     samples = make_samples(load_records(data), MODEL)
-    params = init_params(MODEL, 1, mesh)
+    model = nnx.merge(nnx.graphdef(abstract_model(MODEL)), init_weights(MODEL, 1, mesh))
     results = [
-        make_evaluation(
-            abstract_model(MODEL), samples, schedule_of(MODEL, "clear"), LossConfig(), mesh, batch_size=n
-        )(params)
+        make_evaluation(MODEL, samples, schedule_of(MODEL, "clear"), LossConfig(), mesh, batch_size=n)(model)
         for n in (2, 5)
     ]
     assert results[0] == near(results[1])
@@ -75,8 +77,9 @@ def test_the_gap_is_what_the_oracle_takes_off_the_loss_and_adds_to_the_accuracy(
 
 
 def test_the_command_says_what_the_run_said_of_the_same_data(trained, data, capsys):
+    """From any of its folders, by its own weights of the loss, pieces and rules."""
     folder, result = trained
-    found = evaluated(capsys, "--checkpoint", folder, "--data", data)
+    found = evaluated(capsys, "--checkpoint", folder / "checkpoints" / "1", "--data", data)
     expected = {
         name.removeprefix("eval/"): value for name, value in result["evaluation"].items() if name != "step"
     }
@@ -97,6 +100,23 @@ def test_people_get_a_table(trained, data, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["recorded", "idle", "oracle", "gap"]
     assert any(line.startswith("loss/text_non_pad") and len(line.split()) == 4 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "tail", "reference"),
+    [
+        ((), "clear", False),
+        (("--preset", "reference"), "keep", True),
+        (("--preset", "reference", "--tail", "clear"), "clear", True),
+    ],
+)
+def test_the_preset_sets_the_rules_of_the_data_and_an_option_wins_over_it(trained, options, tail, reference):
+    command = ["evaluate", "--checkpoint", str(trained[0]), "--data", "x", *options]
+    data, oracle, loss = _settings(parse(build_parser(["evaluate"]), command))
+    assert oracle.tail == tail
+    assert data.rules == ("reference" if reference else "kame-jax")
+    assert (data.carry_oracle, data.mask_fill) == (not reference, not reference)
+    assert (data.max_frames, loss.semantic_weight) == (24, 3.0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from kame_jax.interop import load_checkpoint
 from kame_jax.make.dataset_writer import write_dataset
 from kame_jax.model import tree
 from kame_jax.train.loop import run
-from kame_jax.train.metrics import Silent
+from kame_jax.train.metrics import Silent, read_metrics
 from kame_jax.train.progress import Terminal
 from tests.train.small import MODEL, run_config, with_settings, write_records
 
@@ -106,6 +107,21 @@ def test_a_checkpoint_without_room_ends_the_run_which_continues_when_there_is_ro
     limit_files(None)
     assert train(config, capsys=capsys)[0] == 0
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["3", "6"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_there_is_anything_to_save_asks_for_the_same_command_again(
+    again, monkeypatch, number
+):
+    before = signal.getsignal(number)
+    monkeypatch.setattr("kame_jax.train.malloc.keep_freed_memory", lambda: signal.raise_signal(number))
+    assert (main(["train", str(again[1])]), signal.getsignal(number)) == (75, before)
+
+
+def test_lines_of_metrics_that_are_damaged_are_left_out(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1, "loss/total": 2.0}\n[1]\n7\n{"loss": 1}\n\xff\xfe\n{"step": 2, "loss/to')
+    assert read_metrics(file) == [{"step": 1, "loss/total": 2.0}]
 
 
 def test_metrics_without_room_end_the_run(again, begun, limit_files, capsys):

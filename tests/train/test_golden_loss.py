@@ -6,16 +6,18 @@ import functools
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from kame_jax.config import LossConfig, OptimizerConfig
+from kame_jax.config import LossConfig
 from kame_jax.model import LM, tree
 from kame_jax.sharding import make_mesh
 from kame_jax.train.loss import label_counts, loss_parts, report, total_loss
-from kame_jax.train.optimizer import make_optimizer
-from kame_jax.train.state import abstract_model, bind, init_state, params_of, state_shardings
-from kame_jax.train.step import make_train_step, put_batch
+from kame_jax.train.program import make_program
+from kame_jax.train.state import init_state, merged
+from kame_jax.train.step import put_batch
 from tests.golden.read import QUICK, distance, model, outputs, reference_names
 from tests.rounding import GRADIENT, LOSS, U
+from tests.train.small import model_run
 
 NUDGE = 16 * U
 """Of a weight. The errors of twenty steps were those of a nudge by two U."""
@@ -116,10 +118,17 @@ def steps_of():
     lm, mesh = model("kame"), make_mesh(devices=jax.devices()[:1])
     golden = outputs("kame", "loss")
     first, second = (batch_of(golden, suffix) for suffix in ("", "_other"))
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, depth_learning_rate=2e-3), steps=20)
-    abstract = abstract_model(lm.config)
 
-    def make(weights: LossConfig, micro_batches: int):
+    def make(normalise: str, micro_batches: int):
+        config = model_run(
+            lm.config,
+            train__steps=20,
+            train__micro_batches=micro_batches,
+            loss__normalise=normalise,
+            optimizer__learning_rate=1e-3,
+            optimizer__depth_learning_rate=2e-3,
+            optimizer__warmup_steps=0,
+        )
         batches = [first, second]
         if micro_batches == 2:
             # Rows go to micro-batches by turns.
@@ -131,23 +140,19 @@ def steps_of():
             """The first state; with a seed, of weights that are each a nudge up or down."""
             rng = np.random.default_rng(seed)
             nudge = 0.0 if seed is None else NUDGE
-            params = {
-                name: a * (1 + nudge * rng.choice([-1, 1], a.shape))
-                for name, a in tree.flatten(params_of(lm)).items()
-            }
-            return init_state(tree.nest(params), optimizer, state_shardings(abstract, optimizer, mesh))
+            weights = jax.tree.map(lambda a: a * (1 + nudge * rng.choice([-1, 1], a.shape)), nnx.state(lm))
+            return init_state(config, weights)
 
-        step = make_train_step(abstract, optimizer, weights, mesh, micro_batches=micro_batches)
-        step = step.lower(start(), on_devices[0]).compile(QUICK)
+        step = make_program(config, mesh).step.lower(start(), on_devices[0]).compile(QUICK)
 
         def run(seed: int | None = None):
             """What twenty steps log, and the weights after them."""
             state, lines = start(seed), []
             for index in range(20):
                 state, out = step(state, on_devices[index % len(batches)])
-                lines.append(report(out.parts, weights) | {"grad_norm": out.grad_norm})
+                lines.append(report(out.parts, config.loss) | {"grad_norm": out.grad_norm})
             logged = {name: np.array([line[name] for line in lines]) for name in lines[0]}
-            return logged, reference_names(bind(abstract, state.params))
+            return logged, reference_names(merged(config, state.params, state.frozen))
 
         return run
 
@@ -165,7 +170,7 @@ def test_twenty_optimizer_steps_equal_kame_finetune(steps_of, name, normalise, m
     what a sum rounds and as far as a nudge has carried it by then. Of that, a tenth was the largest seen.
     """
     golden = outputs("kame", "loss")
-    run = steps_of(LossConfig(normalise=normalise), micro_batches)
+    run = steps_of(normalise, micro_batches)
     logged, last = run()
     nudged = [run(seed) for seed in range(4)]
     expected = {

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from kame_jax.data.collate import UNDISTURBED, collate_row, pack_row, stack_rows
 from kame_jax.data.cutting import Cut, make_samples
@@ -16,7 +17,7 @@ from kame_jax.train.corpus import schedule_of
 from kame_jax.train.loop import run
 from kame_jax.train.loss import loss_parts
 from kame_jax.train.program import choose_attention, make_program, run_mesh
-from kame_jax.train.state import abstract_model, bind, init_params
+from kame_jax.train.state import abstract_model, init_weights
 from tests.train.small import MODEL, run_config, with_settings, write_records
 
 LENGTH = 72
@@ -48,7 +49,7 @@ def test_a_packed_row_gives_the_logits_and_losses_of_each_dialogue_alone(name, f
     assert len(samples) > 3
     schedule = schedule_of(config, "clear")
     mesh = make_mesh(devices=jax.devices()[:1])
-    model = bind(abstract_model(config), init_params(config, 3, mesh))
+    model = nnx.merge(nnx.graphdef(abstract_model(config)), init_weights(config, 3, mesh))
 
     @jax.jit
     def forward(batch):

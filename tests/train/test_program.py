@@ -7,10 +7,9 @@ import jax
 import pytest
 
 from kame_jax.errors import InputError
-from kame_jax.train import loop
+from kame_jax.train.loop import best_figure
 from kame_jax.train.profile import Profile
 from kame_jax.train.program import choose_attention
-from kame_jax.train.state import TrainState
 from tests.train.small import run_config, with_settings
 
 
@@ -49,17 +48,19 @@ def test_a_trace_is_of_the_steps_asked_for(monkeypatch):
     done = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: done.append(folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: done.append("stop"))
-    with Profile(Path("profile"), (3, 4)) as profile:
+    said = []
+    with Profile(Path("profile"), (3, 4), said.append) as profile:
         for number in range(1, 7):
             profile.step(number)
             done.append(number)
     assert done == [1, 2, Path("profile"), 3, 4, "stop", 5, 6]
-    with Profile(Path("profile"), (3, 9)) as profile:
+    assert [text.partition(",")[0] for text in said] == ["the trace is in profile"]
+    with Profile(Path("profile"), (3, 9), said.append) as profile:
         profile.step(3)
     assert done[-1] == "stop"  # the run ended inside
-    with Profile(Path("profile"), None) as profile:
+    with Profile(Path("profile"), None, said.append) as profile:
         profile.step(3)
-    assert done.count("stop") == 2
+    assert done.count("stop") == len(said) == 2
 
 
 @pytest.mark.parametrize(
@@ -67,16 +68,9 @@ def test_a_trace_is_of_the_steps_asked_for(monkeypatch):
 )
 def test_the_best_checkpoint_has_the_smallest_loss_or_the_largest_accuracy_or_gap(best, figure):
     values = {"loss/total": 2.0, "accuracy/text_pad": 0.25, "gap/loss/total": 0.5}
-    written = []
-    log = SimpleNamespace(evaluation=lambda step, values: written.append((step, values)))
-    state = TrainState({}, None, None)
-    assert loop._evaluate(lambda params: values, state, None, best, log, 7) == figure
-    assert written == [(7, values)]
+    assert best_figure(values, best) == figure
 
 
 def test_a_figure_that_the_evaluation_lacks_is_refused():
-    log = SimpleNamespace(evaluation=lambda step, values: None)
     with pytest.raises(InputError, match=r"train.best_metric: loss/tota, expected one of loss/total"):
-        loop._evaluate(
-            lambda params: {"loss/total": 1.0}, TrainState({}, None, None), None, "loss/tota", log, 1
-        )
+        best_figure({"loss/total": 1.0}, "loss/tota")

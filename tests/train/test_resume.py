@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 
 from kame_jax.checkpoint.checksum import checksum
-from kame_jax.errors import InputError
+from kame_jax.cli.train import _text as train_text
+from kame_jax.errors import PREEMPTED, InputError
 from kame_jax.interop import load_checkpoint
 from kame_jax.model import tree
 from kame_jax.sharding import make_mesh
 from kame_jax.train import loop
 from kame_jax.train.loop import run
 from kame_jax.train.metrics import Silent, read_metrics
+from kame_jax.train.processes import alone_in
 from kame_jax.train.step import ARRAYS
 from tests.train.small import SignalAt, run_config, with_settings, write_records
 
@@ -93,6 +96,30 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(finished, t
         damaged("missing", step)
     with pytest.raises(InputError, match="every checkpoint is damaged"):
         run(with_settings(config, run_dir=str(again)), progress=Silent())
+
+
+def test_two_runs_in_one_folder_are_refused(finished):
+    config, folder, _ = finished
+    with alone_in(folder), pytest.raises(InputError, match="another run is under way there"):
+        run(config, progress=Silent())
+
+
+def test_a_folder_in_which_nothing_was_begun_is_not_left_behind(tmp_path):
+    with alone_in(tmp_path / "a" / "run"):
+        assert (tmp_path / "a" / "run").is_dir()
+    assert not (tmp_path / "a" / "run").exists()
+
+
+def test_a_run_that_had_ended_says_so_and_gives_no_figures_of_another_step(finished):
+    config, _, result = finished
+    again = run(config, progress=Silent())
+    assert (again["resumed_from"], again["evaluation"]) == (4, result["evaluation"])
+    assert train_text(again).startswith(
+        f"step 4: loss {result['metrics']['loss/total']:.4f} (the run had ended"
+    )
+    lines = [{"step": 3, "eval/loss/total": 1.0}, {"step": 4, "loss/total": 2.0}]
+    log = SimpleNamespace(lines=lambda: lines, meter=SimpleNamespace(seconds=1.0))
+    assert loop._result(config, log, 3, 4, 1, 1)["evaluation"] is None
 
 
 def test_the_newest_and_the_best_checkpoints_stay(finished):
@@ -221,8 +248,11 @@ def test_settings_go_together_and_continue_bit_for_bit(data, tmp_path, name):
         for folder in ("straight", "stopped")
     )
     run(straight, progress=Silent())
-    with pytest.raises(SystemExit):
-        run(stopped, progress=SignalAt(1, signal.SIGTERM))
+    hung_up = SignalAt(1, signal.SIGHUP)
+    with pytest.raises(SystemExit) as ending:
+        run(stopped, progress=hung_up)
+    assert ending.value.code == PREEMPTED
+    assert hung_up.said[-1].endswith("which is saved: the same command continues")
     assert run(stopped, progress=Silent())["resumed_from"] in (1, 2)
     for place in ("checkpoints/4", "ema"):
         expected, found = (weights(tmp_path / folder / place) for folder in ("straight", "stopped"))
