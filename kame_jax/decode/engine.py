@@ -87,7 +87,6 @@ class Engine:
         model, mimi = prepare(model, mimi, options, mesh)
         program = make_program(model, mimi, options, mesh)
         self.config, self.options, self.tokenizer = model.config, options, tokenizer
-        self.schedule = program.schedule
         self.codec_config = None if mimi is None else mimi.config
         self.frame_seconds: deque[float] = deque(maxlen=KEPT_TIMES)
         """Wall time of every frame step, samples in to samples out."""
@@ -177,13 +176,15 @@ class Engine:
             null_conditions: what guidance leads away from; None takes `conditions`, so that only the oracle guides.
 
         Raises:
-            InputError: no slot is free, a condition is missing or unknown, or guidance is asked of an engine that was
-                not made for it.
-            ValueError: settings, guidance or a prompt that are out of range.
+            InputError: no slot is free, a condition is missing or unknown, seed or guidance is out of range, or the
+                engine was not made for guidance.
+            ValueError: settings or a prompt that are out of range.
         """
         free = [slot for slot in range(self.options.slots) if self._session(slot) is None]
         if not free:
             raise InputError(f"all {self.options.slots} session slots are taken")
+        if not 0 <= seed < 1 << 32:
+            raise InputError(f"the seed is {seed}, expected 0 to {(1 << 32) - 1}: JAX drops further bits")
         if not math.isfinite(guidance):
             raise InputError(f"guidance is {guidance}, expected a finite number")
         if not self.options.guided and (guidance != 1.0 or null_conditions is not None):

@@ -58,7 +58,6 @@ class Program(NamedTuple):
     """NumPy: a frame in which nothing happens."""
     blank: SlotStart
     """What a slot that nobody uses starts from."""
-    schedule: OracleSchedule
     init: Wrapped
     """() -> the state of slots that nobody has used."""
     start: Wrapped
@@ -139,7 +138,6 @@ def make_program(model: LM, mimi: Mimi | None, options: EngineOptions, mesh: Mes
         state,
         SlotInputs(*map(np.asarray, slots.idle_inputs(config, options.slots, frame_size))),
         SlotStart(jax.random.key(0)[None], sampling(1), scale, conditions),
-        schedule,
         jit_on(mesh, functools.partial(init, options.slots), out_shardings=places),
         jit_on(mesh, start, donate_argnums=1, out_shardings=places),
         jit_on(mesh, step, donate_argnums=1, out_shardings=(places, None)),

@@ -17,13 +17,14 @@ from kame_jax.decode.offline import reply
 from kame_jax.errors import InputError
 from kame_jax.interop import load_checkpoint
 from kame_jax.llm import LLMError
-from kame_jax.oracle import OracleOp
+from kame_jax.oracle import OracleOp, OracleSchedule
 from kame_jax.tandem import Conversation, TimedTranscript
 from tests.decode import small
 from tests.golden.read import LM_FILES, QUICK, outputs
 from tests.tandem.test_conversation import WORDS, Script
 
 FRAMES = 30
+SCHEDULE = OracleSchedule(small.CONFIG.text_card, small.CONFIG.text_padding_id)
 
 
 @functools.cache
@@ -64,7 +65,7 @@ def test_a_wav_streamed_frame_by_frame_is_what_the_offline_driver_says():
     sound, tokens = sound_and_tokens(heard)
     model, mimi = small.model(), codec.prepare(small.mimi())
     user = encode_recording(mimi, audio.reshape(1, -1), codebooks=2)
-    oracle, _ = shared().schedule.play(CHANGES, FRAMES)
+    oracle, _ = SCHEDULE.play(CHANGES, FRAMES)
     keys = jax.random.split(jax.random.key(0), 1)
     expected = reply(model, user, np.zeros(2, np.int32), oracle[None], greedy(1), keys)[0]
     np.testing.assert_array_equal(tokens.T, expected)
@@ -206,7 +207,7 @@ def test_several_changes_of_one_frame_are_what_the_schedule_makes_of_them():
         OracleOp(9, "append", ()),
         OracleOp(10, "append", (20,)),
     ]
-    row, state = shared().schedule.play(changes, 14)
+    row, state = SCHEDULE.play(changes, 14)
     with shared().join() as session:
         frames = converse(session, small.voice(14), changes)
     assert [frame.oracle for frame in frames] == row.tolist()

@@ -129,8 +129,11 @@ def test_a_prompt_that_cannot_be_said_is_refused(prompt, message):
 def test_settings_of_more_rows_guidance_that_is_no_number_and_unknown_changes_are_refused():
     with pytest.raises(ValueError, match=r"has shape \[2\], expected \[1\]"):
         shared().join(settings=sampling(2))
-    with pytest.raises(ValueError, match="guidance is nan"):
+    with pytest.raises(InputError, match="guidance is nan"):
         shared().join(guidance=np.nan)
+    for seed in (-1, 2**32):
+        with pytest.raises(InputError, match="expected 0 to 4294967295"):
+            shared().join(seed=seed)
     with shared().join() as session:
         with pytest.raises(ValueError, match="oracle change 'push', expected one of replace, append, clear"):
             session.change(OracleOp(0, "push", (4,)))
