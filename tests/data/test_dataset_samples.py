@@ -221,7 +221,13 @@ def test_what_does_not_fit_is_said(path, tmp_path):
     with pytest.raises(InputError, match="context 9: expected less than max_frames"):
         Cut(9, context=9)
     assert open_samples(tmp_path, MODEL) is None
-    for text, expected in (("[", "not valid YAML"), ("a: b", "expected lines"), (f"{path}: 0", "above 0")):
+    for text, expected in (
+        ("[", "not valid YAML"),
+        ("a: b", "expected lines"),
+        (f"{path}: 0", "above 0"),
+        (f"{path}: 1e999", "above 0"),
+        (f"{path}: !!python/name:os.system", "not valid YAML"),
+    ):
         (tmp_path / "mix.yaml").write_text(text)
         with pytest.raises(InputError, match=expected):
             open_samples(tmp_path / "mix.yaml", MODEL)

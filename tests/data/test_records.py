@@ -119,13 +119,15 @@ def test_files_that_are_no_records_come_as_one_list(built, tmp_path):
     whole = save_record(tmp_path, built[0]).read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.npz").write_text("hello")
+    np.savez(tmp_path / "pickled.npz", A=np.array([len], object), B=np.zeros((3, 4)))
     np.savez(tmp_path / "other.npz", A=np.zeros((3, 4)))
     np.savez(
         tmp_path / "uneven.npz", **(dict(np.load(tmp_path / "d000.npz")) | {"A": np.zeros((3, 4), np.int32)})
     )
     with pytest.raises(InputError) as error:
         load_records(tmp_path)
-    assert len(error.value.problems) == 4
+    assert len(error.value.problems) == 5
+    assert "pickled.npz: not a record that can be read: Object arrays cannot be loaded" in str(error.value)
     assert "other.npz: no record, it lacks B" in str(error.value)
     with pytest.raises(InputError, match="none.npz: no such file, expected a record"):
         load_record(tmp_path / "none.npz")
