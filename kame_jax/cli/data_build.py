@@ -1,7 +1,7 @@
 """`kame-jax data build`: records to a data set that training reads (ArrayRecord, described by TFDS), or to parquet.
 
 Sources are folders of records, kame_finetune's parquet files, other data sets, and folders of dialogues, which are
-tokenised first. A record whose tokens lie outside the vocabulary is left out and said.
+tokenised first. A record whose tokens lie outside the vocabulary is left out and named.
 """
 
 from __future__ import annotations

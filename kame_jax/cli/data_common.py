@@ -1,4 +1,4 @@
-"""What the actions of `kame-jax data` share: rules, shards, and an end that says what was left out."""
+"""What the actions of `kame-jax data` share: rules, shards, and an end that names what was left out."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def finish(
     emit(args, dict(result) | bad, None if text is None else f"{text}\nleft out: {len(problems)}")
     if len(problems) > args.max_bad:
         raise InputError(
-            f"{len(problems)} left out, each said above; all others are done (--max-bad {len(problems)} accepts it)"
+            f"{len(problems)} left out, each named above; all others are done (--max-bad {len(problems)} accepts it)"
         )
 
 

@@ -1,7 +1,7 @@
 """`kame-jax data tokenize`: recorded dialogues to records of tokens, on all local devices.
 
-Killed and started again, it goes on where it was; a dialogue whose files have changed is made again. What is wrong with
-a dialogue is said in one line, and the others are made.
+Killed and started again, it continues where it was; a dialogue whose files have changed is made again. A dialogue with
+something wrong is reported in one line and left out.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Cut:
     context: int = 0
     """Columns that a later piece repeats from the one before, to be read, not to be learnt again."""
     carry_oracle: bool = False
-    """An answer that began in an earlier piece goes on in the next."""
+    """An answer that began in an earlier piece continues in the next."""
     mask_fill: bool = False
     """The padding behind a dialogue's last frame is no label of the text row."""
 

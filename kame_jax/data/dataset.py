@@ -2,8 +2,8 @@
 
 An example is a block of one dialogue: so many frames at most, so that a piece of an hour costs no more than a piece
 of a minute. Beside the ArrayRecord files lie TFDS's description (schema, splits, statistics, citation), one length a
-dialogue (`frames-<split>.npy`), and the tokenizer. The description is for other programs: TFDS would import whatever
-class a schema names, so a data set is read without it.
+dialogue (`frames-<split>.npy`), and the tokenizer. The description is for other programs: TFDS would import any class
+that a schema names, so a data set is read without it.
 """
 
 from __future__ import annotations

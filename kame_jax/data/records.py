@@ -193,7 +193,7 @@ def read_facts(file: Path) -> dict[str, Any]:
     """What a JSON file says of how records were made (`make.tokens.Settings.description`).
 
     Raises:
-        InputError: it is no JSON object, or a number in it is none.
+        InputError: it is not a JSON object, or a value in it is not a number.
     """
     facts = read_json(file)
     wrong = [name for name in NUMBERS if name in facts and not _is_number(facts[name])]

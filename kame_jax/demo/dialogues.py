@@ -1,6 +1,6 @@
 """The dialogues that come with the package, and how an answer to them is scored.
 
-How they were made and what they hold is said in `kame_jax/assets/dialogues/README.md`.
+How they were made and what they hold: see `kame_jax/assets/dialogues/README.md`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sources of records of any kind to one data set: checked against the vocabulary, split, bad ones left out and said.
+"""Sources of records of any kind to one data set: checked against the vocabulary, split, bad ones left out and named.
 
 A source is a folder of records (`make.tokens`), a parquet file of kame_finetune or a folder of such files
 (`data.parquet`), or another data set (`data.dataset`).

@@ -1,6 +1,6 @@
 """Is a dialogue fit to be trained on: what is wrong with its words and events, what can be mended, what cannot.
 
-What can be mended without guessing is mended and said; anything else refuses the dialogue.
+What can be mended without guessing is mended and reported; anything else refuses the dialogue.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def check_dialogue(
     """Words and oracle records against each other and against `seconds` of audio.
 
     Mended: words out of order (sorted by their end), words of one speaker that overlap (the earlier one is cut), words
-    that run past the audio (cut), words without text (left out). Without `mend` all this is only said. Records outside
-    the audio are said, and make no event later.
+    that run past the audio (cut), words without text (left out). Without `mend` all this is only reported. Records
+    outside the audio are reported, and make no event later.
 
     Raises:
         InputError: everything that cannot be mended, in one line: times that run backwards or are negative, a word

@@ -49,7 +49,7 @@ class Settings:
 
     tokenizer: Path
     codec: str
-    """Where Mimi's weights are, as said in the data set's description."""
+    """Where Mimi's weights are, as the data set's description names it."""
     codebooks: int = 8
     card: int = 2048
     """Entries of a codebook."""
@@ -159,10 +159,10 @@ def _settle(out: Path, settings: Settings, weights: str, made_of: dict[str, Any]
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
-    """How the records of a folder were made, as `Settings.description` says it; empty where nothing is said.
+    """How the records of a folder were made, as `Settings.description` has it; empty where there is no such file.
 
     Raises:
-        InputError: what is said cannot be read.
+        InputError: the file cannot be read.
     """
     file = Path(folder) / SETTINGS
     return read_facts(file) if file.exists() else {}

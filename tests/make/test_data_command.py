@@ -60,7 +60,7 @@ def test_a_bad_dialogue_makes_the_exit_status_2_unless_it_was_allowed(dialogues,
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1])["bad"] == 1
     assert f"dialogue {sample_entries()[0].id}: " in captured.err
-    assert "1 left out, each said above; all others are done" in captured.err
+    assert "1 left out, each named above; all others are done" in captured.err
     assert len(Dataset(tmp_path / "set")) == 2
     command[3] = str(tmp_path / "again")
     assert main([*command, "--max-bad", "1", "--tokens", str(tmp_path / "set.tokens")]) == 0
