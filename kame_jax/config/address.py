@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 def address_conflicts(
     field: str, url: str | None, schemes: Sequence[str] = ("http", "https")
 ) -> Iterator[tuple[str, str]]:
-    """Yield (field, what is wrong) of a server's address; None is no address and nothing is wrong with it."""
+    """Yield (field, what is wrong) for a server's address that cannot be used; None is always right."""
     if url is None:
         return
     parts = urlsplit(url)

@@ -40,7 +40,7 @@ class Endpoint:
             raise InputError(
                 "OpenAI-compatible endpoints are asked through the openai package: install kame_jax[llm]"
             ) from None
-        key = os.environ.get(key_env, "")
+        key = os.environ.get(key_env, "").strip()
         if not key and base_url is None:
             raise InputError(
                 f"{model}: the environment variable {key_env} holds no key for OpenAI's endpoint; "

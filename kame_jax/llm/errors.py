@@ -118,7 +118,7 @@ def status_kind(status: int) -> str:
 
 
 def reported(value: object) -> tuple[str, str] | None:
-    """(kind, words) of the error that a JSON value reports, in any of the forms that servers use; None: it is none."""
+    """(kind, words) of the error that a JSON value reports, in any of the forms that servers use; None without one."""
     if isinstance(value, list) and len(value) == 1:  # Gemini's endpoint
         value = value[0]
     if not isinstance(value, Mapping):

@@ -46,4 +46,4 @@ def address(url: str, option: str) -> str:
 
 def headers(key_env: str = KEY_ENV) -> dict[str, str]:
     """What a request carries to be let in."""
-    return {"kyutai-api-key": os.environ.get(key_env) or PUBLIC_KEY}
+    return {"kyutai-api-key": os.environ.get(key_env, "").strip() or PUBLIC_KEY}

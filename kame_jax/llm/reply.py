@@ -7,6 +7,7 @@ object or a page where a stream was asked for, streams that end with or without 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -166,6 +167,7 @@ async def _events(parts: AsyncIterator[bytes]) -> AsyncIterator[str]:
     data, other = bytearray(), bytearray()
     any_event, turn = False, time.perf_counter()
     async for line in _lines(parts):
+        line = line.removeprefix(codecs.BOM_UTF8)
         if not line:
             event = data.decode("utf-8", "replace").rstrip("\n")
             data.clear()

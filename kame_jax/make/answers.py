@@ -132,7 +132,7 @@ class Answers:
 
         Args:
             messages: the chat.
-            whole: an answer that a limit of length cut is none.
+            whole: an answer that was cut by a limit of length is a failure.
 
         Raises:
             LLMError: it did not come.

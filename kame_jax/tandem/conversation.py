@@ -314,7 +314,7 @@ class Conversation:
     def _failed(self, answer: _Answer, kind: str, words: str) -> None:
         self.events[f"failed_{kind}"] += 1
         self._log({"event": "failed", "answer": answer.number, "kind": kind, "words": words})
-        # To say nothing while the user still speaks is no mistake.
+        # A model may well say nothing while the user is still speaking.
         answer.fell = kind != "empty" or answer.question.final
         answer.done, answer.ids = True, []
 

@@ -45,7 +45,7 @@ class Realtime(Socketed):
             raise InputError(
                 "realtime transcription needs websockets: pip install 'kame_jax[realtime]'"
             ) from None
-        key = os.environ.get(config.key_env, "")
+        key = os.environ.get(config.key_env, "").strip()
         if not key and config.base_url is None:
             raise InputError(
                 f"--stt realtime: the environment variable {config.key_env} holds no key for OpenAI's endpoint; "

@@ -47,7 +47,7 @@ def join_words(words: list[str]) -> str:
 
 
 def count_words(text: str) -> int:
-    """About how many words were said; punctuation is none."""
+    """About how many words were said; punctuation does not count."""
     words = [word for word in split_words(text) if any(c.isalnum() for c in word)]
     unspaced = sum(bool(_BEGINS_UNSPACED.match(word)) for word in words)
     return len(words) - unspaced + -(-unspaced // CHARS_PER_WORD)

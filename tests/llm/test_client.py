@@ -206,7 +206,7 @@ def test_at_most_max_concurrent_requests_run_at_once():
 
 
 def test_a_key_reaches_the_server_and_nothing_else(monkeypatch):
-    monkeypatch.setenv("KAME_TEST_KEY", KEY)
+    monkeypatch.setenv("KAME_TEST_KEY", f"{KEY}\n")  # as `$(cat FILE)` may leave it
     with Server([Turn(status=400)]) as server:
         error, client = use(server, lambda c: c.complete(ASK))
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"

@@ -1,6 +1,7 @@
 """What servers really send: each dialect of chunks, errors and endings, read from bytes without a server."""
 
 import asyncio
+import codecs
 import gzip
 import json
 import time
@@ -54,6 +55,7 @@ def read(data, size=1 << 16):
 ONE, TWO, STOP = choice("In the "), choice("box."), choice(finish="stop")
 READ = {
     "plain": stream(ONE, TWO, STOP, USAGE, "[DONE]"),
+    "a byte-order mark": codecs.BOM_UTF8 + stream(ONE, TWO, STOP),
     "lines end in CRLF": stream(ONE, TWO, STOP, "[DONE]", eol="\r\n"),
     "Azure: a filter's verdict without a delta": stream(
         {"choices": [FILTER]}, ONE, TWO, STOP, {"choices": [FILTER]}
@@ -134,7 +136,7 @@ FAILED = {
 
 
 @pytest.mark.parametrize("case", FAILED)
-def test_what_is_no_answer_is_a_failure_with_a_name(case):
+def test_everything_but_an_answer_is_a_failure_with_a_name(case):
     data, kind, given = FAILED[case]
     assert read(data)[0] == (kind, given)
 
@@ -147,7 +149,7 @@ def test_what_the_server_says_is_kept():
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, True, "12", None, 10**400])
-def test_a_count_of_tokens_that_is_none_is_not_believed(count):
+def test_a_count_of_tokens_that_cannot_be_is_ignored(count):
     usage = {"choices": [], "usage": {"prompt_tokens": count, "completion_tokens": 9}}
     assert read(stream(ONE, TWO, STOP, usage))[1].counted is None
 

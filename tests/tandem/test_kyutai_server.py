@@ -116,7 +116,7 @@ def test_a_model_without_pauses_ends_a_turn_after_silence_and_its_delay():
 
 
 @pytest.mark.parametrize("time", [float("inf"), float("nan"), 1e300, -1e300])
-def test_a_time_that_is_none_does_not_keep_a_turn_open(time):
+def test_an_impossible_time_does_not_keep_a_turn_open(time):
     script = {10: [word("one", time), end(time)]}
     heard, _, _, _ = run(script, lambda heard, _: any(told.final for told in heard), heads=0, tail=2)
     assert heard[-1].text == "one"

@@ -84,7 +84,7 @@ def test_a_language_without_spaces_is_told_while_it_is_spoken():
 
 
 @pytest.mark.parametrize("end", ["Infinity", "NaN", "-1e400"])
-def test_a_time_that_is_none_is_not_believed(end):
+def test_an_impossible_time_is_ignored(end):
     stopped = f'{{"type": "input_audio_buffer.speech_stopped", "item_id": "a", "audio_end_ms": {end}}}'
     done = {"type": f"{TRANSCRIPTION}completed", "item_id": "a", "transcript": "Yes"}
     heard, _, _ = run({4000: [stopped, done]}, lambda heard, _: heard)
