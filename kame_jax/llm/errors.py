@@ -126,7 +126,8 @@ def reported(value: object) -> tuple[str, str] | None:
     error: Any = value.get("error") or value.get("errors") or value.get("detail")
     if isinstance(error, list) and error:  # Cloudflare, FastAPI
         error = error[0]
-    if not error and "choices" not in value and (value.get("object") == "error" or "message" in value):
+    alone = value.get("object") == "error" or isinstance(value.get("message"), str)
+    if not error and "choices" not in value and alone:
         error = value  # vLLM, Mistral
     if not error:
         return None

@@ -36,7 +36,7 @@ class Reply:
         """Of the answer and the reasoning, seen or not."""
         self._visible = Visible()
         self._any = self._ended = self._reasoned = self._called = False
-        self._declined = ""
+        self._declined = self._odd = ""
         self._half = ""
 
     async def pieces(self, parts: AsyncIterator[bytes]) -> AsyncIterator[str]:
@@ -82,6 +82,8 @@ class Reply:
         if not isinstance(value, Mapping):
             raise LLMError("malformed", f"expected a JSON object, got {one_line(json.dumps(value))[:80]}")
         self.counted = _counts(value.get("usage")) or self.counted
+        if not ("choices" in value or "usage" in value):
+            self._odd = self._odd or one_line(json.dumps(value))[:80]
         choices = value.get("choices") or []
         if not isinstance(choices, list) or not all(isinstance(choice, Mapping) for choice in choices):
             raise LLMError("malformed", f"choices are {one_line(json.dumps(choices))[:80]}")
@@ -109,6 +111,8 @@ class Reply:
     def _check_end(self) -> None:
         """Whether the answer is whole."""
         over = self._visible.ended or self.finish or self._ended
+        if not over and self._odd and not self._any:
+            raise LLMError("malformed", f"expected choices, got {self._odd}: is base_url right?")
         if not over:
             raise LLMError("cut", "the answer ended without saying why")
         if self.finish == "error":

@@ -108,6 +108,7 @@ FAILED = {
     "no ending": (stream(ONE), "cut", "In the "),
     "a page": (b"<html><body>a page</body></html>", "malformed", ""),
     "no JSON": (stream(ONE, "{ not json"), "malformed", "In the "),
+    "another protocol's answer": (b'{"message": {"role": "assistant", "content": "x"}, "done": true}', "malformed", ""),
     "deep JSON": (stream("[" * 100_000), "malformed", ""),
     "a number as content": (stream(choice(7)), "malformed", ""),
     "choices that are none": (stream({"choices": "x"}), "malformed", ""),
