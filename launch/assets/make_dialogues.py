@@ -24,9 +24,9 @@ from kame_jax.data.words import CHANNELS, Word, words_to_json
 from kame_jax.demo.dialogues import ROOT
 from kame_jax.make.simulate import Request, simulate_oracle
 from kame_jax.oracle.levels import hint_level
+from kame_jax.streams import FRAME_SECONDS
 
 SEED = 20260
-FRAME = 0.08
 TICK = 0.5
 """Seconds between two oracle requests."""
 EXCHANGES = 4
@@ -166,7 +166,7 @@ def change_window(question: Question, starts: Sequence[float], change: int) -> r
     places = [i for i, w in enumerate(KINDS[question.kind][1].split()) if w[0] == "{"]
     if not 0 < change < len(places):
         return range(0)
-    frames = [int(starts[i] // FRAME) for i in places]
+    frames = [int(starts[i] // FRAME_SECONDS) for i in places]
     return range(frames[change - 1] - places[change - 1] - 1, frames[change] - places[change] - 2)
 
 
@@ -180,7 +180,7 @@ def revise(records: list[dict[str, Any]], exchange: Exchange, rng: random.Random
         "current_spoken_ratio": (heard - 1) / heard,
     }
     second = {**first, "prediction": exchange.question.answer(exchange.other)}
-    second["timestamp_ms"] = int((rng.choice(exchange.window) + 0.5) * FRAME * 1000)
+    second["timestamp_ms"] = int((rng.choice(exchange.window) + 0.5) * FRAME_SECONDS * 1000)
     return [*(r for r in records if r["timestamp_ms"] < known["timestamp_ms"]), first, second]
 
 
@@ -193,7 +193,7 @@ def dialogue(
     for question, form in plan:
         exchanges.append(exchange(question, form, held_out, begin, rng, speak))
         begin = exchanges[-1].words[-1].end + rng.uniform(0.3, 0.5)
-    audio = np.zeros((round(begin / FRAME) * round(FRAME * RATE), 2), np.float32)
+    audio = np.zeros((round(begin / FRAME_SECONDS) * round(FRAME_SECONDS * RATE), 2), np.float32)
     for e in exchanges:
         for speaker, at, samples in e.clips:
             audio[at : at + len(samples), CHANNELS[speaker]] = samples
