@@ -212,6 +212,8 @@ def _open_lm(
             f"{', '.join(short)}: held in bfloat16, which has all these numbers; the computation is in float32, or in "
             "the text embedding's dtype where that is longer"
         )
+    if "float64" in kinds:
+        notes.append("float64: held and computed in float32")
     if other := deviations(plan, source):
         provenance["other_dtypes"] = other
         notes.append(f"mixed dtypes within {', '.join(sorted(other))}: kept, and restored on export")

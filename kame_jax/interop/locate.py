@@ -120,7 +120,8 @@ def _in_repository(located: Located, file: str | None, wanted: str) -> Located:
             )
     if not weights and adapter is None:
         raise NotThere(f"{located.name}: the repository has no {' or '.join(names)}, whole or split")
-    return _with_adapter(dataclasses.replace(located, weights=weights), adapter)
+    located = dataclasses.replace(located, weights=weights)
+    return _with_adapter(located, adapter) if adapter else located
 
 
 def _by_name(place: Place, name: str) -> tuple[Path, ...]:
@@ -149,10 +150,10 @@ def _shards(place: Place, index: Path) -> tuple[Path, ...]:
     return tuple(path for path in found.values() if path)
 
 
-def _with_adapter(located: Located, adapter: Path | None) -> Located:
+def _with_adapter(located: Located, adapter: Path) -> Located:
     """The checkpoint with its adapters, and what PEFT's own file says of them."""
     config = located.config
-    if adapter is not None and (path := located.place.find(ADAPTER_CONFIG)):
+    if path := located.place.find(ADAPTER_CONFIG):
         config = dict(config or {}) | kwargs.from_peft(read_json(path), str(path))
     return dataclasses.replace(located, adapter=adapter, config=config)
 
@@ -181,7 +182,8 @@ def _in_folder(folder: Path, wanted: str) -> Located:
         if native_kind(folder) == "mimi":
             return Located(str(folder), place, native=folder)
         raise NotThere(_nothing_found(folder, wanted, kinds["mimi"]))
-    return _with_adapter(dataclasses.replace(located, weights=chosen, notes=tuple(notes)), adapter)
+    located = dataclasses.replace(located, weights=chosen, notes=tuple(notes))
+    return _with_adapter(located, adapter) if adapter else located
 
 
 def _describes_lm(settings: Mapping[str, Any]) -> bool:

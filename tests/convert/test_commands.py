@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from convert import inspect, to_jax, to_torch, verify
 from kame_jax.config import load_model
-from kame_jax.errors import InputError
+from kame_jax.errors import InputError, WorkError
 from kame_jax.files import building, settle
 from kame_jax.interop import load_checkpoint, load_mimi, open_checkpoint
 from kame_jax.interop.beside import find_codec, find_tokenizer
@@ -117,6 +117,18 @@ def test_what_a_file_says_does_not_reach_the_terminal_as_a_command(tmp_path, cap
     assert to_jax.main([str(source / "model.safetensors"), str(tmp_path / "y")]) == 2
     said = capsys.readouterr()
     assert "\x1b" not in said.out + said.err
+
+
+def test_a_full_disk_is_one_line_however_deep_it_was_met(tmp_path):
+    wrapped = (
+        "RESOURCE_EXHAUSTED: Error writing local file \"/a/b\": No space left on device [os_error_code='28']"
+    )
+    with (
+        pytest.raises(WorkError, match=r"ours: cannot be written: No space left on device$"),
+        building(tmp_path / "ours"),
+    ):
+        raise ValueError(wrapped)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_conversion_leaves_nothing_that_the_next_does_not_remove(tmp_path, capsys):
