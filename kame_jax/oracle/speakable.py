@@ -132,7 +132,7 @@ class Speaker:
         out = []
         for part in item.split():
             word = part.rstrip(PAUSE)
-            said = _numeral(self._word, word) if not self._mark else word
+            said = _numeral(self._word.rpartition(" ")[2], word) if not self._mark else word
             out += self._flush(word)
             self._word = said
             if word != part:

@@ -214,7 +214,7 @@ def work(text, monkeypatch):
     return done["peek"] + done["take"]
 
 
-@pytest.mark.parametrize("unit", HOSTILE[::4])
+@pytest.mark.parametrize("unit", HOSTILE[::6])
 def test_work_is_linear_in_a_hostile_text(unit, monkeypatch):
     once, twice = (work((unit * size)[:size], monkeypatch) for size in (4096, 8192))
     assert twice < 2.3 * once + 200

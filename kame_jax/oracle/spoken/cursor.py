@@ -68,10 +68,11 @@ class Cursor:
                 self.ahead.popleft()
         self.left, self.value, self.unit = left, value, unit
 
-    def boundary(self, used: int) -> None:
-        """A clause ends."""
+    def boundary(self, used: int, sentence: bool = False) -> None:
+        """A clause ends, or a whole sentence."""
         self.done(used, "")
         self.equals = self.math = False
+        self.year = self.year and not sentence
 
     def skip_emphasis(self, index: int) -> int:
         """The index of the next token that is no emphasis."""
@@ -98,11 +99,14 @@ class Cursor:
 
     def is_variable(self, index: int) -> bool:
         """Whether a letter stands there for a value; "a" and "I" do where they are calculated with."""
-        token, follows = self.peek(index), self.peek(index + 1) if len(self.peek(index).text) == 1 else None
-        if token.kind != "word" or follows is None:
+        token = self.peek(index)
+        if token.kind != "word" or len(token.text) != 1:
             return False
+        if is_name(token.text):
+            return True
+        follows = self.peek(index + 1)
         minus = follows.text == "-" and follows.tight and self.peek(index + 2).tight
-        return is_name(token.text) or minus or self._is_arithmetic(index + 1)
+        return minus or self._is_arithmetic(index + 1)
 
     def is_operator(self, index: int) -> bool:
         """Whether a sign of arithmetic stands there, with something behind it."""

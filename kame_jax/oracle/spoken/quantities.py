@@ -1,4 +1,4 @@
-"""Numbers with what belongs to them: signs of money, units, percent, scales, ordinals, decades, powers, ranges."""
+"""Numbers with what belongs to them: dates, times, ordinals, decades, years, scales; their units are in `measures`."""
 
 from __future__ import annotations
 

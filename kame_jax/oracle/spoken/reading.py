@@ -45,7 +45,7 @@ def read(cursor: Cursor) -> list[str] | None:
 
 
 def _end_of_line(cursor: Cursor, token: Token) -> list[str]:
-    cursor.boundary(1)
+    cursor.boundary(1, sentence=True)
     cursor.open.clear()
     cursor.groups.clear()
     return [RESTART if token.kind == "restart" else LINE]
@@ -70,7 +70,7 @@ def _stop(cursor: Cursor, token: Token) -> list[str]:
         cursor.done(1, "number")
         return ["and so on"]
     cursor.changes["punctuation"] += token.text != "."
-    cursor.boundary(1)
+    cursor.boundary(1, sentence=True)
     return [STOP]
 
 
@@ -81,10 +81,10 @@ def _mark(cursor: Cursor, token: Token) -> list[str]:
     if text in ")]}":
         return close_group(cursor, token)
     if text == "'" and _is_short_year(cursor):
-        year_digits = cursor.peek(1).text
+        last = cursor.peek(1).text[1]
         cursor.changes["number"] += 1
         cursor.done(2, "number")
-        return ["oh", digits(year_digits[1])]
+        return ["oh", digits(last)]
     decade = (
         text == "'"
         and cursor.peek(1).kind == "number"

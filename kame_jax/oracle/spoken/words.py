@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kame_jax.oracle.numbers import is_date, ordinal, year
-from kame_jax.oracle.spoken.cursor import PAUSE, STOP, Cursor, is_name
+from kame_jax.oracle.spoken.cursor import PAUSE, STOP, Cursor
 from kame_jax.oracle.spoken.lexer import Token
 from kame_jax.oracle.spoken.money import read_money
 from kame_jax.oracle.spoken.quantities import read_number
@@ -63,7 +63,7 @@ def read_word(cursor: Cursor, token: Token) -> list[str]:
         said = _times_letter(cursor, token)
         if said:
             return said
-    if text in ("w", "w/o") and cursor.peek(1).text == "/" and cursor.peek(1).tight:
+    if text == "w" and cursor.peek(1).text == "/" and cursor.peek(1).tight:
         without = cursor.peek(2).text == "o" and cursor.peek(2).tight
         cursor.done(3 if without else 2, "word")
         return ["without" if without else "with"]
@@ -71,8 +71,7 @@ def read_word(cursor: Cursor, token: Token) -> list[str]:
         cursor.changes["symbol"] += 1
         cursor.done(1, "word")
         return _FUNCTION_WORDS[text].split()
-    variable = is_name(text) or cursor.is_variable(0)
-    cursor.done(1, "name" if variable else "word")
+    cursor.done(1, "name" if cursor.is_variable(0) else "word")
     cursor.name = text
     if any(letter in GREEK for letter in text) and (
         len(text) == 1 or not all(letter in GREEK for letter in text)
