@@ -17,7 +17,7 @@ import kame_jax
 from kame_jax.assets import TINY
 from kame_jax.codec.audio import read_audio
 from kame_jax.demo.dialogues import ROOT, sample_entries
-from kame_jax.llm import Usage
+from kame_jax.llm import Failures, Usage
 from kame_jax.tandem import TimedTranscript
 
 entry = sample_entries("heldout")[0]
@@ -34,6 +34,9 @@ class MyBackend:
     """Knows one answer, and gives it word by word."""
 
     immediate = True
+
+    def __init__(self) -> None:
+        self.failures = Failures()
 
     @contextlib.asynccontextmanager
     async def ask(self, question: kame_jax.Question) -> AsyncIterator[AsyncIterator[str]]:
