@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kame_jax.oracle.numbers import MONTHS as MONTH_NAMES
 from kame_jax.oracle.numbers import cardinal, clock, digits, fraction, is_date, ordinal, plural, spell, year
 from kame_jax.oracle.spoken import amounts
 from kame_jax.oracle.spoken.amounts import Amount, decimal_comma, value_digits
@@ -101,6 +102,11 @@ def _amount(cursor: Cursor, first: int) -> tuple[Amount, int]:
         end = first + 2 * len(parts) - 1
         follows = cursor.peek(end)
         divides = arithmetic or (cursor.is_operator(end) and follows.text != "/")
+        dated = not divides and cursor.said and cursor.said[-1] in ("on", "since", "until", "dated")
+        if dated and len(parts) == 2 and follows.text != "of" and max(map(len, parts)) < 3:
+            month, day = map(int, parts)
+            if is_date(month, day):
+                return Amount(f"{MONTH_NAMES[month - 1]} {ordinal(day)}"), end
         if follows.tight and follows.text.lower() in ("rd", "rds", "th", "ths", "st"):
             end += 1
         if (
