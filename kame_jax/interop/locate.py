@@ -166,14 +166,17 @@ def _in_folder(folder: Path, wanted: str) -> Located:
         return Located(str(native), Folder(native), native=native)
     located = _described(str(folder), place)
     settings = located.config or {}
-    index = next(iter(sorted(folder.glob(f"*{INDEX}"))), None)
-    parts = _shards(place, index) if index else _parts(folder)
+    parts = _parts(place, str(settings.get(NAMED_BY["lm"], "")))
     kinds: dict[str, list[Path]] = {"lm": [], "adapter": [], "mimi": []}
     for path in _tensor_files(folder):
         if path not in parts and (kind := holds(NamedTensors(SafetensorsFile(path)).infos)):
             kinds[kind].append(path)
     notes: list[str] = []
     if wanted == "lm" and (parts or kinds["lm"] or kinds["adapter"] or _describes_lm(settings)):
+        if parts and kinds["lm"]:
+            notes.append(
+                f"the split checkpoint is read, and not {', '.join(path.name for path in kinds['lm'])}"
+            )
         chosen = parts or _choose(place, kinds["lm"], settings, "lm", notes)
         [adapter] = _choose(place, kinds["adapter"], settings, "adapter", notes) or (None,)
     else:
@@ -202,21 +205,35 @@ def _tensor_files(folder: Path) -> Iterator[Path]:
             yield found
 
 
-def _parts(folder: Path) -> tuple[Path, ...]:
-    """The files of a split checkpoint that has lost its index, told by their names; empty without any.
+def _parts(place: Folder, named: str) -> tuple[Path, ...]:
+    """The files of a split checkpoint, by its index or, where that is lost, by their names; empty without any.
+
+    Args:
+        place: the folder.
+        named: the file of weights that the configuration names; where it is there, nothing split is looked for.
 
     Raises:
-        InputError: some of them are missing.
+        InputError: some of the files are missing.
     """
+    if named and not named.endswith(INDEX) and find_named(place, named):
+        return ()
+    indices = [
+        named,
+        *(name + INDEX for name in NAMES["lm"]),
+        *sorted(p.name for p in place.path.glob(f"*{INDEX}")),
+    ]
+    for name in indices:
+        if name.endswith(INDEX) and (index := find_named(place, name)):
+            return _shards(place, index)
     numbers: dict[int, Path] = {}
     count = 0
-    for path in folder.iterdir():
+    for path in place.path.iterdir():
         found = re.fullmatch(r".+-(\d{1,5})-of-(\d{1,5})", path.stem)
         if found and path.suffix in SUFFIXES:
             numbers[int(found[1])], count = path, int(found[2])
     missing = sorted(set(range(1, count + 1)) - set(numbers))
     if missing:
-        raise InputError(f"{folder}: a split checkpoint of {count} files without number {missing[0]}")
+        raise InputError(f"{place}: a split checkpoint of {count} files without number {missing[0]}")
     return tuple(numbers[i] for i in sorted(numbers))
 
 

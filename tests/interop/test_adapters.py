@@ -59,6 +59,48 @@ def test_adapters_beside_a_split_base_are_added(tmp_path, named):
     assert_merged(folder, tmp_path, LORA, 1.5)
 
 
+def test_a_split_checkpoint_is_read_without_its_index_and_beside_a_whole_one_as_the_configuration_says(
+    tmp_path,
+):
+    folder = split(tmp_path, TENSORS)
+    other = {key: value + 1 for key, value in TENSORS.items()}
+    write(folder, other, CONFIG, "consolidated.safetensors")
+    both = open_checkpoint(folder)
+    assert len(both.provenance["files"]) == 3
+    assert both.notes == ["the split checkpoint is read, and not consolidated.safetensors"]
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"moshi_name": "consolidated.safetensors"}))
+    assert open_checkpoint(folder).provenance["files"] == ["consolidated.safetensors"]
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "model.safetensors.index.json").rename(folder / "model.index.json.old")
+    (folder / "consolidated.safetensors").unlink()
+    assert len(open_checkpoint(folder).provenance["files"]) == 3
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(InputError, match="a split checkpoint of 3 files without number 2"):
+        open_checkpoint(folder)
+
+
+BAD_INDICES = {
+    "{": "not valid JSON",
+    "[]": "expected a JSON object",
+    '{"metadata": {}}': "expected a weight_map from tensor names to files",
+    '{"weight_map": [1, 2]}': "expected a weight_map from tensor names to files",
+    '{"weight_map": {"a": 3}}': "expected a weight_map from tensor names to files",
+    '{"weight_map": {}}': "its weight_map is empty",
+    '{"weight_map": {"a": "gone.safetensors"}}': r"lists files that are not there: gone\.safetensors",
+}
+
+
+@pytest.mark.parametrize("content", BAD_INDICES)
+def test_a_bad_index_is_named(tmp_path, content):
+    folder = write(tmp_path, TENSORS, CONFIG, "part.safetensors")
+    (folder / "consolidated.safetensors.index.json").write_text(content)
+    for spec in (folder, folder / "consolidated.safetensors.index.json"):
+        with pytest.raises(
+            InputError, match=rf"consolidated\.safetensors\.index\.json: {BAD_INDICES[content]}"
+        ):
+            open_checkpoint(spec)
+
+
 def test_named_adapters_that_are_not_there_are_an_error(tmp_path):
     folder = write(tmp_path, TENSORS, CONFIG | {"lora": True, "lora_name": "gone.safetensors"})
     with pytest.raises(InputError, match=r"names the adapters gone\.safetensors, which are not there"):
