@@ -15,7 +15,7 @@ from typing import Any
 
 from kame_jax.config import LLMConfig
 from kame_jax.llm.endpoint import Endpoint, deadline
-from kame_jax.llm.errors import Failures, LLMError
+from kame_jax.llm.errors import LLMError
 from kame_jax.llm.markup import without_left_open
 from kame_jax.llm.reply import Reply
 from kame_jax.llm.retry import Budget, Retry
@@ -42,7 +42,6 @@ class Client:
         config: of the endpoint.
         seed: of the waiting times between tries.
         give_up_after: nothing more is asked after so many answers in a row that did not come; None never gives up.
-        failures: where answers that did not come are counted.
 
     Raises:
         InputError: the `openai` package is not installed, or OpenAI's own endpoint is asked without a key.
@@ -53,10 +52,8 @@ class Client:
         config: LLMConfig,
         seed: int = 0,
         give_up_after: int | None = None,
-        failures: Failures | None = None,
     ) -> None:
         self.config = config
-        self.failures = Failures() if failures is None else failures
         self.usage = Usage()
         self.give_up_after = give_up_after
         self._in_a_row, self._last = 0, ""
@@ -201,7 +198,7 @@ class Client:
                 yield tally
             except LLMError as error:
                 failed, self._last = True, str(error) if tally.tries else self._last
-                self.failures.add(f"language model {self._endpoint}", error.kind, error.words)
+                error.who = f"language model {self._endpoint}"
                 raise
             finally:
                 if tally.tries:

@@ -52,6 +52,8 @@ class LLMError(RuntimeError):
         self.words = message
         self.retry_after = retry_after
         """Seconds that the server asks to wait; None where it does not say."""
+        self.who = "back end"
+        """Who failed, as a reader knows it."""
         super().__init__(f"{kind}: {message}")
 
 

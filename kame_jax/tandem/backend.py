@@ -22,7 +22,7 @@ from typing import Protocol
 from kame_jax.config import LLMConfig, TandemConfig
 from kame_jax.errors import InputError
 from kame_jax.files import read_text
-from kame_jax.llm import Client, Failures, Message, Usage
+from kame_jax.llm import Client, Message, Usage
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,6 @@ class Backend(Protocol):
 
     immediate: bool
     """Answers at once and without waiting for anything: a conversation with it does not depend on the machine."""
-    failures: Failures
-    """What went wrong."""
 
     def ask(self, question: Question) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """The answer's pieces; leaving the block closes what is open. An empty answer says that there is none."""
@@ -91,10 +89,9 @@ class LanguageModel:
         if config.llm is None:
             raise InputError("this back end needs a language model: set llm.model and llm.base_url")
         self._config = config
-        self.failures = Failures()
-        self._small = self._large = Client(config.llm, config.seed, failures=self.failures)
+        self._small = self._large = Client(config.llm, config.seed)
         if config.final_llm is not None:
-            self._large = Client(config.final_llm, config.seed + 1, failures=self.failures)
+            self._large = Client(config.final_llm, config.seed + 1)
 
     def ask(self, question: Question) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """See `Backend`."""
@@ -177,7 +174,6 @@ class Embedded:
         if not entries:
             raise InputError("an embedded back end needs at least one question and its answer")
         self._entries, self._config = list(entries), config
-        self.failures = Failures()
         counts = [Counter(_all_words(question)) for question, _ in entries]
         lengths = [sum(words.values()) for words in counts]
         mean = sum(lengths) / len(lengths) or 1.0

@@ -19,7 +19,7 @@ from sentencepiece import SentencePieceProcessor
 
 from kame_jax.config import TandemConfig
 from kame_jax.decode.session import Frame, Session
-from kame_jax.llm import LLMError, one_line
+from kame_jax.llm import Failures, LLMError, one_line
 from kame_jax.oracle import OracleOp
 from kame_jax.streams import FRAME_SECONDS
 from kame_jax.tandem.backend import Backend, Question, Turn
@@ -90,7 +90,8 @@ class Conversation:
         self._tokenizer: SentencePieceProcessor = session.tokenizer
         self._log_line = log or (lambda event: None)
         self._say_line = say
-        self._sources = [source for source in (transcript, backend) if source is not None]
+        self._failures = Failures()
+        self._all_failures = [self._failures, *([transcript.failures] if transcript is not None else [])]
         self._came: float | None = None
         self._logged = 0
         self._turns: list[Turn] = []
@@ -199,8 +200,8 @@ class Conversation:
         self._tell_failures()
 
     def _tell_failures(self) -> None:
-        for source in self._sources:
-            for line in source.failures.news():
+        for failures in self._all_failures:
+            for line in failures.news():
                 self._say_line(line)
 
     async def _hear(self, heard: Heard, now: float) -> None:
@@ -295,11 +296,9 @@ class Conversation:
                 self.events[f"unspoken_{refusal.reason}"] += 1
             answer.fell = not answer.tokens.ids and answer.question.final
         except LLMError as error:
-            self._failed(answer, error.kind, error.words)
+            self._failed(answer, error.who, error.kind, error.words)
         except Exception as error:
-            kind, words = type(error).__name__, one_line(error)
-            backend.failures.add("back end", kind, words)
-            self._failed(answer, kind, words)
+            self._failed(answer, "back end", type(error).__name__, one_line(error))
 
     async def _take(self, answer: _Answer, piece: str) -> None:
         """Adds a piece to an answer; a long one bit by bit, so that frames come in between."""
@@ -311,7 +310,8 @@ class Conversation:
             if answer.tokens.full:
                 return
 
-    def _failed(self, answer: _Answer, kind: str, words: str) -> None:
+    def _failed(self, answer: _Answer, who: str, kind: str, words: str) -> None:
+        self._failures.add(who, kind, words)
         self.events[f"failed_{kind}"] += 1
         self._log({"event": "failed", "answer": answer.number, "kind": kind, "words": words})
         # A model may well say nothing while the user is still speaking.
@@ -393,19 +393,19 @@ class Conversation:
     @property
     def unanswered(self) -> str | None:
         """Why a back end or a source of transcripts gave nothing all the time, where that is so."""
-        source, backend = self.transcript, self.backend
+        source = self.transcript
         if source is not None and not self._any_heard and source.failures.counts:
             return f"no word of the user was ever understood: {source.failures.summary()[0]}"
         came = sum(self.events[name] for name in ("complete", "cut_long", "empty", "adopted"))
-        if backend is not None and not came and backend.failures.counts:
-            return f"the back end never gave an answer: {backend.failures.summary()[0]}"
+        if not came and self._failures.counts:
+            return f"the back end never gave an answer: {self._failures.summary()[0]}"
         return None
 
     def report(self) -> dict[str, Any]:
         """Every figure of the conversation."""
         usage, cost = self.backend.usage() if self.backend is not None else (None, 0.0)
         heard = self.transcript.report() if self.transcript is not None else {}
-        problems = [line for source in self._sources for line in source.failures.summary()]
+        problems = [line for failures in self._all_failures for line in failures.summary()]
         return (
             self.measures.figures(self.session, usage, cost)
             | {f"stt_{name}": value for name, value in heard.items()}

@@ -15,7 +15,7 @@ from kame_jax.config import LLMConfig, TandemConfig, TriggerConfig
 from kame_jax.decode import slots as device
 from kame_jax.decode.offline import read_oracle_log
 from kame_jax.decode.session import Session
-from kame_jax.llm import Failures, LLMError, Usage
+from kame_jax.llm import LLMError, Usage
 from kame_jax.oracle import OracleSchedule
 from kame_jax.oracle.text import decode_text, load_tokenizer
 from kame_jax.tandem import Conversation, Embedded, Heard, LanguageModel, TimedTranscript
@@ -65,7 +65,6 @@ class Script:
 
     def __init__(self, *answers):
         self.answers, self.questions, self.closed, self.tick = list(answers), [], [], asyncio.Event
-        self.failures = Failures()
 
     @contextlib.asynccontextmanager
     async def ask(self, question):
@@ -311,20 +310,10 @@ def test_what_a_source_says_wrong_of_text_and_time_is_mended():
     json.dumps(conversation.report()).encode()
 
 
-def refuses(backend):
-    @contextlib.asynccontextmanager
-    async def ask(question):
-        backend.failures.add("model m", "refused", "status 401: no such key")
-        raise LLMError("refused", "status 401: no such key")
-        yield
-
-    return ask
-
-
 def test_failures_are_told_once_and_who_never_answered_is_named():
-    backend = Script(["never "])
-    backend.ask = refuses(backend)
-    told = []
+    error, told = LLMError("refused", "status 401: no such key"), []
+    error.who = "model m"
+    backend = Script([error])
     _, conversation = talk(backend, say=told.append)
     assert conversation.events["failed_refused"] > 1
     assert told == ["model m: refused: status 401: no such key"]
