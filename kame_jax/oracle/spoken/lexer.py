@@ -71,7 +71,7 @@ _SUM = (
 _MONEY = _construct(rf"\$({_SUM})(?<![\s+*/=-])\$(?!\d)", rf"\$(?:{_SUM})")
 
 _LETTERS = re.compile(r"[^\W\d_](?:-[^\W\d_])+")
-_RULE = re.compile(r"[-*_=~|: ]{3,200}")
+_RULE = re.compile(r"[-*_=~|][-*_=~|: ]{0,199}")
 _BLOCK = re.compile(r"#{1,6}(?=\s|\Z)|>(?=[\sA-Za-z*]|\Z)|[-*+•–—](?=\s|\Z)|\|(?=[\s:]|---|\Z)")
 _TOKEN = re.compile(
     "|".join(
@@ -245,11 +245,12 @@ class Lexer:
     def _block(self) -> bool:
         """Whether markup that begins a line was taken: a rule, a heading, a quotation, an item, a row of a table."""
         rule = _RULE.match(self._text, self._at)
-        if rule is not None and re.search(r"([-*_=~]) ?\1 ?\1", rule[0]):
+        if rule is not None:
             full = len(rule[0]) == 200
             if rule.end() == len(self._text) and not (self._whole or full):
                 raise More
-            if full or self._text[rule.end() : rule.end() + 1] in ("", "\n"):
+            ends = full or self._text[rule.end() : rule.end() + 1] in ("", "\n")
+            if ends and re.search(r"([-*_=~]) ?\1 ?\1", rule[0]):
                 self._skip(rule.end())
                 return True
         match = _BLOCK.match(self._text, self._at)
