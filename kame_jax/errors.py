@@ -1,5 +1,5 @@
-"""What went wrong, said once: the error that means "your input", with one problem or a list of them; and the one that
-means "it cannot go on here".
+"""What went wrong, reported once: the error that means "your input", with one problem or a list of them; and the one
+that means "the work cannot continue".
 
 Any room may raise them; the command line turns them into one clear line and exit status 2 or 1.
 """
@@ -13,7 +13,7 @@ MOST_SHOWN = 200
 
 
 def printable(text: str) -> str:
-    """Text as a terminal may have it: what a file says must not move the cursor, change colours or hide itself."""
+    """Text that is safe for a terminal: a file's content must not move the cursor, change colours or hide itself."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -41,7 +41,7 @@ class InputError(ValueError):
 
 
 class WorkError(RuntimeError):
-    """Work that was well begun and cannot go on: a full disk, a file that became unreadable.
+    """Work that began well and cannot continue: a full disk, a file that became unreadable.
 
     Args:
         message: what happened, where, and what to do, in one line.

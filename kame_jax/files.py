@@ -23,9 +23,9 @@ from typing import Any, BinaryIO
 from kame_jax.errors import InputError, WorkError
 
 NOT_THE_USERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
-"""What may happen to a file wherever it was asked for: no room, a broken disk, too many open files."""
+"""What may happen to any file: no space, a broken disk, too many open files."""
 CLEANING_TRIES = 50
-"""How often, a tenth of a second apart, a scratch folder is removed until it is gone."""
+"""How many times, a tenth of a second apart, removing a scratch folder is tried."""
 
 TEXT_LIMIT = 1 << 28
 """Bytes of the largest text that is read whole (256 MiB)."""
@@ -145,10 +145,10 @@ def _parse_json(path: str | os.PathLike[str], expected: str) -> Any:
 
 
 def output_place(path: str | os.PathLike[str]) -> Path:
-    """Where a file named `path` is to be written; links are followed. To be asked before the work whose result it is.
+    """Where a file named `path` is to be written; links are followed. Call it before the work that makes the file.
 
     Raises:
-        InputError: its folder is missing or not writable, or `path` is there and not a regular file.
+        InputError: its folder is missing or not writable, or `path` exists and is not a regular file.
     """
     try:
         target = Path(path).resolve()
@@ -167,14 +167,14 @@ def output_place(path: str | os.PathLike[str]) -> Path:
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a file that gets its name only when that returns; a failure leaves nothing behind.
+    """Lets `write` fill a file that gets its name only when `write` returns; a failure leaves nothing behind.
 
     Args:
         path: replaced if it is a regular file.
         write: is given the open file.
 
     Raises:
-        InputError: it is no place to write to (`output_place`).
+        InputError: `path` cannot be written (`output_place`).
         WorkError: the machine cannot: its disk is full, for example.
     """
     target = output_place(path)
@@ -201,7 +201,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """A folder that is made if it is not there.
+    """A folder that is made if it does not exist.
 
     Raises:
         InputError: it cannot be.
@@ -217,7 +217,7 @@ def free_folder(path: str | os.PathLike[str]) -> Path:
     """An absolute path at which a folder can be made.
 
     Raises:
-        InputError: something is there, or the folder above it cannot be made.
+        InputError: something exists there, or the folder above it cannot be made.
     """
     target = Path(os.path.abspath(path))
     try:
@@ -231,9 +231,9 @@ def free_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def building(target: Path, *, alone: bool = False) -> Iterator[Path]:
-    """A scratch folder beside `target`, gone afterwards whatever happens.
+    """A scratch folder next to `target`, removed afterwards in any case.
 
-    Each is locked as long as its process lives; what a killed one has left is removed here.
+    Each is locked as long as its process lives; what a killed one left behind is removed here.
 
     Args:
         target: what is to be made.
@@ -253,7 +253,7 @@ def building(target: Path, *, alone: bool = False) -> Iterator[Path]:
     except (InputError, WorkError):
         raise
     except Exception as error:
-        # Libraries wrap what the system said in errors and pages of their own.
+        # Libraries wrap the system's message in long errors.
         said = (text for text in map(os.strerror, NOT_THE_USERS) if text in str(error))
         if (reason := next(said, None)) is None:
             raise
@@ -267,7 +267,7 @@ def settle(made: Path, target: Path) -> None:
     """Gives a folder that is complete its name.
 
     Raises:
-        InputError: something has come to be there in the meantime.
+        InputError: something was created there in the meantime.
     """
     try:
         made.rename(target)
@@ -287,7 +287,7 @@ def _scratch(target: Path) -> tuple[Path, int]:
         lock = os.open(scratch, os.O_RDONLY)
         if _locks(lock) is not False and scratch.exists():
             return scratch, lock
-        os.close(lock)  # taken for one that was left, in the moment before it was locked
+        os.close(lock)  # taken for an abandoned one, in the moment before it was locked
 
 
 def _locks(folder: int) -> bool | None:
@@ -302,7 +302,7 @@ def _locks(folder: int) -> bool | None:
 
 
 def _others(target: Path, own: Path | None = None) -> list[Path]:
-    """Scratch folders of other processes that live; those that were left are removed."""
+    """Scratch folders of other processes that live; abandoned ones are removed."""
     form = re.compile(rf"\.{re.escape(target.name[:200])}\.[0-9a-f]{{8}}\.part")
     live = []
     for path in [p for p in target.parent.iterdir() if form.fullmatch(p.name) and p != own and p.is_dir()]:

@@ -1,4 +1,4 @@
-"""Files of Hugging Face repositories, by `hf://org/repo[@revision][/file]`. What the hub cannot do is one line."""
+"""Files of Hugging Face repositories, by `hf://org/repo[@revision][/file]`. A failure of the hub is one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Repository:
         return f"{PREFIX}{self.name}" + (f"@{self.revision}" if self.revision else "")
 
     def find(self, name: str) -> Path | None:
-        """A file of the repository, fetched or from the cache; None where it has none of that name.
+        """A file of the repository, fetched or from the cache; None where it has no file of that name.
 
         Raises:
             InputError: the name leads out of the repository, or the hub cannot be reached.
@@ -59,10 +59,10 @@ class Repository:
 
 
 def check_reachable() -> None:
-    """Without it, what is not in the cache is asked for over half a minute where there is no network.
+    """Without this check, a file that is not cached is requested for half a minute where there is no network.
 
     Raises:
-        OSError: the hub's machine takes no connection.
+        OSError: the hub's machine does not accept a connection.
     """
     place = urlsplit(constants.ENDPOINT)
     if constants.HF_HUB_OFFLINE or urllib.request.getproxies():
@@ -82,7 +82,7 @@ def parse(text: str) -> tuple[Repository, str | None]:
     """
     found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?", text)
     if not found:
-        raise InputError(f"{text}: expected hf://org/repo, with @revision or /file behind it where needed")
+        raise InputError(f"{text}: expected hf://org/repo, optionally with @revision or /file after it")
     name, revision, file = found.groups()
     return Repository(name, revision), file
 

@@ -39,7 +39,7 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 """Logical axis -> mesh axes. Axes that are not named here stay whole on every device.
 
-`mlp_in` are the outputs of a feed-forward's first map. A TPU gathers rows of that weight as they lie; where its columns
+`mlp_in` are the outputs of a feed-forward's first map. A TPU gathers rows of that weight as stored; where its columns
 are cut, the compiler turns the gathered weight over in each layer: by its own count a seventh of the cycles of a 7B's.
 """
 
@@ -64,7 +64,7 @@ def make_mesh(
 ) -> Mesh:
     """The mesh over `devices` (default: all); one size may be -1, which takes the devices that are left.
 
-    TPU slices that only the data-centre network connects hold whole copies each: they lie along `replica`.
+    TPU slices that only the data-centre network connects hold whole copies each: they are laid along `replica`.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
@@ -85,7 +85,7 @@ def make_mesh(
         return jax.make_mesh(sizes, MESH_AXES, axis_types=types, devices=devices)
     if sizes[0] % slices:
         raise ValueError(
-            f"replica of {sizes[0]} is no multiple of {slices} slices: a copy would span the network"
+            f"replica of {sizes[0]} is not a multiple of {slices} slices: a copy would span the network"
         )
     inside = [sizes[0] // slices, *sizes[1:]]
     grid = mesh_utils.create_hybrid_device_mesh(inside, [slices, 1, 1], devices)
@@ -118,7 +118,7 @@ def partition_spec(
         for target in rules.get(axis, ()):
             if target not in mesh.shape:
                 raise ValueError(
-                    f"{name}: the rule {axis} -> {target} names no axis of the mesh {tuple(mesh.shape)}"
+                    f"{name}: the rule {axis} -> {target} does not name an axis of the mesh {tuple(mesh.shape)}"
                 )
             if target in owners:
                 raise ValueError(
@@ -198,7 +198,7 @@ def gathers_weights() -> bool:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Says where an activation is cut, on the mesh that is being traced for; without one it says nothing.
+    """Constrains how an activation is cut, on the mesh that is being traced for; does nothing without one.
 
     Args:
         x: any activation.
@@ -209,9 +209,9 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def constrain_weights(tree: T, taken: int = 0) -> T:
-    """Says where weights are cut; without a mesh it says nothing.
+    """Constrains how weights are cut; does nothing without a mesh.
 
-    What it says of a weight holds for its gradient too: each device then gets the sum of its own part alone, where XLA
+    The constraint on a weight holds for its gradient too: each device then gets only its own part's sum, where XLA
     would sum up whole gradients on all of them.
 
     Args:

@@ -34,7 +34,7 @@ def oracle_start_id(config: ModelConfig) -> int:
 def delay(codes: jax.Array, delays: tuple[int, ...], initial: tuple[int, ...]) -> jax.Array:
     """Shifts row k of `codes [batch, rows, frames]` right by `delays[k]`; the first cells become `initial[k]`.
 
-    The last `delays[k]` codes of a row fall out, so the shape stays.
+    The last `delays[k]` codes of a row are dropped, so the shape is kept.
     """
     frames = codes.shape[2]
     source = jnp.arange(frames)[None] - jnp.array(delays)[:, None]
@@ -73,7 +73,7 @@ def model_columns(codes: jax.Array, config: ModelConfig) -> jax.Array:
 def oracle_columns(oracle: jax.Array, first_id: int) -> jax.Array:
     """The oracle row as the model's input columns: `oracle [batch, frames]` moved one column right.
 
-    `oracle[:, t]` enters with column t + 1, beside frame t of the user. `first_id` fills column 0: the padding id
+    `oracle[:, t]` enters with column t + 1, with frame t of the user. `first_id` fills column 0: the padding id
     (what the training collator and a live session put there) or the start id (what the reference's
     `LMModel.forward` puts there).
     """

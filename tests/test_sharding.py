@@ -89,7 +89,7 @@ def test_two_dimensions_on_one_mesh_axis_are_refused():
 
 
 def test_a_rule_to_an_axis_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="names no axis of the mesh"):
+    with pytest.raises(ValueError, match="does not name an axis of the mesh"):
         partition_spec("w", ("embed",), (4,), abstract_mesh(1, 2, 1), {"embed": ("model",)})
 
 

@@ -1,1 +1,1 @@
-"""The command line: one small file per command. The top floor: it may import all, nothing imports it."""
+"""The command line: one small file per command. The top layer: it may import everything, nothing imports it."""

@@ -1,4 +1,4 @@
-"""`kame-jax bench`: figures with their floor and ratio, on whatever device is there."""
+"""`kame-jax bench`: figures with their floor and ratio, on the device at hand."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kame_jax.codec.mimi import Mimi
 
 DEFAULT_CODEBOOKS = 8
-"""What Moshi and KAME use of the 32 that the released Mimi has."""
+"""How many Moshi and KAME use of the released Mimi's 32."""
 CODE_NAMES = ("codes", "audio", "user_audio")
 """Names under which `decode` looks for codes: any tool's, what `kame-jax stream` writes, and what it reads."""
 
@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
         "input", metavar="IN.npz", help=f"codes under one of the names {', '.join(CODE_NAMES)}"
     )
     decode.add_argument("output", metavar="OUT.wav", help="16-bit wav, one channel")
-    decode.add_argument("--codebooks", type=int, help="use only the first so many (default: all in the file)")
+    decode.add_argument("--codebooks", type=int, help="use only the first N (default: all in the file)")
     decode.set_defaults(func=_decode)
 
     for action in (encode, decode):
@@ -53,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
             help="weights: file, folder or hf://org/repo, foreign or ours (default: the bundled tiny codec)",
         )
         action.add_argument(
-            "--streaming", action="store_true", help="go frame by frame, as a live session does"
+            "--streaming", action="store_true", help="process frame by frame, as a live session does"
         )
         add_common(action)
 
@@ -104,7 +104,7 @@ def _decode(args: argparse.Namespace) -> None:
 
 
 def _load(path: str | None, codebooks: int | None) -> Mimi:
-    """Mimi's weights, ready for inference with so many codebooks."""
+    """Mimi's weights, ready for inference with `count` codebooks."""
     from kame_jax.assets import TINY
     from kame_jax.codec.mimi import prepare
     from kame_jax.interop import load_mimi
@@ -118,7 +118,7 @@ def _load(path: str | None, codebooks: int | None) -> Mimi:
     stored = mimi.quantizer.count
     count = min(DEFAULT_CODEBOOKS, stored) if codebooks is None else codebooks
     if not 1 <= count <= stored:
-        raise InputError(f"{path}: has {stored} codebooks, expected between 1 and that, got {count}")
+        raise InputError(f"{path}: has {stored} codebooks, expected between 1 and that many, got {count}")
     return prepare(mimi, count)
 
 

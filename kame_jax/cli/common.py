@@ -1,4 +1,4 @@
-"""What every command shares: its common options, and where its words go.
+"""What every command shares: common options, and where output goes.
 
 Progress and logs go to stderr; the result goes to stdout, as one JSON line with `--json`.
 """
@@ -21,7 +21,7 @@ from kame_jax.errors import InputError, printable
 from kame_jax.files import output_place, regular_file
 
 REPORT_SECONDS = 5.0
-"""Between two lines of progress."""
+"""Between two progress lines."""
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def log(message: str) -> None:
 
 
 def reporter() -> Callable[[int, int], None]:
-    """A function for progress, called with the frames done and their total, that logs every few seconds."""
+    """A progress callback, called with the frames done and their total, that logs every few seconds."""
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
@@ -91,10 +91,10 @@ def reporter() -> Callable[[int, int], None]:
 
 
 def check_output(path: str, *suffixes: str) -> None:
-    """Before any work: its result must have somewhere to go, under a name that ends in one of `suffixes` (if any).
+    """Checks before any work that the result can be written, under a name that ends in one of `suffixes` (if any).
 
     Raises:
-        InputError: it has not.
+        InputError: it cannot.
     """
     if suffixes and Path(path).suffix.lower() not in suffixes:
         raise InputError(f"{path}: the name must end in {' or '.join(suffixes)}")
@@ -135,7 +135,7 @@ def emit(args: argparse.Namespace, result: Mapping[str, Any], text: str | None =
     Args:
         args: the parsed arguments; `args.json` chooses the form.
         result: what scripts read: JSON types, arrays, scalars of NumPy and JAX, paths. A number that is not finite
-            becomes null, which JSON has and NaN it has not.
+            becomes null, since JSON has no NaN.
         text: what people read; None prints one `key: value` line per entry of `result`.
     """
     if args.json:

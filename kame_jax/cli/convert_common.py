@@ -1,4 +1,4 @@
-"""What the actions of `kame-jax convert` share: options, opening a source, and an end that leaves nothing half done."""
+"""What the actions of `kame-jax convert` share: options, opening a source, and leaving nothing half-written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_source(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def add_derived(parser: argparse.ArgumentParser) -> None:
-    """Add what may be made of the source on the way: merged adapters, an oracle embedding."""
+    """Add how the source may be changed on the way: merged adapters, an oracle embedding."""
     parser.add_argument(
         "--lora",
         choices=("merge", "keep"),

@@ -15,9 +15,7 @@ def add_parser(subparsers: Any) -> None:
         "inspect", help="layout, config, parameter counts, dtypes, surprises", description=__doc__
     )
     add_source(parser, "source")
-    parser.add_argument(
-        "--headers", action="store_true", help="do not read the weights, only what describes them"
-    )
+    parser.add_argument("--headers", action="store_true", help="read only the headers, not the weights")
     parser.set_defaults(func=run)
 
 

@@ -1,4 +1,4 @@
-"""`kame-jax convert to-jax SOURCE DEST`: any known layout to an Orbax checkpoint, its tokenizer and codec beside it.
+"""`kame-jax convert to-jax SOURCE DEST`: any known layout to an Orbax checkpoint, with its tokenizer and codec.
 
 The layout and the configuration are recognised, not asked for.
 """

@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--fold-oracle",
         action="store_true",
-        help="for moshi and moshi-fused: add the oracle's padding row to the text embedding and drop the oracle",
+        help="for moshi and moshi-fused: fold the oracle's padding row into the text embedding and drop the oracle",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights (default: keep each tensor's own)")
     add_derived(parser)

@@ -1,7 +1,7 @@
 """`kame-jax data build`: records to a data set that training reads (ArrayRecord, described by TFDS), or to parquet.
 
 Sources are folders of records, kame_finetune's parquet files, other data sets, and folders of dialogues, which are
-tokenised first. A record whose tokens lie outside the vocabulary is left out and named.
+tokenised first. A record with tokens outside the vocabulary is left out and named.
 """
 
 from __future__ import annotations
@@ -23,15 +23,26 @@ def add_parser(subparsers: Any) -> None:
     add("sources", nargs="+", metavar="SOURCE", help="records, parquet files, data sets or dialogues")
     add("out", metavar="OUT", help="new folder of the data set; or prefix of parquet files, with --parquet")
     add("--parquet", action="store_true", help="write kame_finetune's parquet files")
-    add("--held-out", type=float, default=0.0, metavar="SHARE", help="of the dialogues in split validation")
-    add("--seed", type=int, default=0, help="of that choice (default: 0)")
+    add(
+        "--held-out",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the dialogues that go to the validation split",
+    )
+    add("--seed", type=int, default=0, help="seed of that choice (default: 0)")
     add(
         "--block-frames",
         type=int,
         default=4096,
-        help="longer dialogues lie in several blocks (default: 4096)",
+        help="longer dialogues are stored in several blocks (default: 4096)",
     )
-    add("--card", type=int, default=2048, help="audio vocabulary of sources that do not say (default: 2048)")
+    add(
+        "--card",
+        type=int,
+        default=2048,
+        help="audio vocabulary of sources that do not state theirs (default: 2048)",
+    )
     add("--text-card", type=int, default=32000, help="text vocabulary of those (default: 32000)")
     add("--tokens", metavar="RECORDS", help="where dialogues are tokenised to (default: OUT.tokens)")
     add_tokenizing(parser)

@@ -1,4 +1,4 @@
-"""What the actions of `kame-jax data` share: rules, shards, and an end that names what was left out."""
+"""What the actions of `kame-jax data` share: rules, shards, and a closing report that names what was left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SHOWN = 20
-"""Problems in a result for scripts; all of them stand on stderr."""
+"""Most problems in a result for scripts; all of them are on stderr."""
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def add_max_bad(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="so many dialogues may be left out before the exit status is 2 (default: 0); the rest is built anyway",
+        help="how many dialogues may be left out before the exit status is 2 (default: 0); the rest is built anyway",
     )
 
 
@@ -78,13 +78,13 @@ def finish(
         result: for scripts.
         problems: one line for each dialogue that was left out.
         text: for people.
-        stopped: why a language model is asked no more, where that happened.
+        stopped: why the language model is no longer asked, where that happened.
 
     Raises:
         InputError: more than `--max-bad` dialogues were left out.
     """
     if stopped:
-        problems = [*problems, f"stopped: {stopped}; run again to go on, nothing is asked twice"]
+        problems = [*problems, f"stopped: {stopped}; run again to continue, nothing is asked twice"]
         log(problems[-1])
     bad = {"bad": len(problems), "problems": list(problems[:SHOWN])}
     emit(args, dict(result) | bad, None if text is None else f"{text}\nleft out: {len(problems)}")

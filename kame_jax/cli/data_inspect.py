@@ -19,8 +19,8 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("data", metavar="DATA", help="a data set (DATA:validation names a split), records or parquet files")
     add("--picture", metavar="OUT.png", help="draw a record instead of counting")
-    add("--record", metavar="ID", help="which (default: the first)")
-    add("--speaker", choices=("A", "B"), default="A", help="who is the model in the picture (default: A)")
+    add("--record", metavar="ID", help="the record to draw (default: the first)")
+    add("--speaker", choices=("A", "B"), default="A", help="the speaker shown as the model (default: A)")
     add("--seconds", metavar="FROM:TO", help="part of the record to draw")
     add("--tokenizer", metavar="FILE", help="SentencePiece model (default: the data set's)")
     add(
@@ -85,9 +85,7 @@ def _draw(args: argparse.Namespace, source: Any) -> None:
         raise InputError(f"--picture {args.picture}: the name must end in .png")
     tokenizer_path = args.tokenizer or source.tokenizer
     if tokenizer_path is None:
-        raise InputError(
-            f"{args.data}: has no tokenizer with it, name a SentencePiece model with --tokenizer"
-        )
+        raise InputError(f"{args.data}: has no tokenizer, name a SentencePiece model with --tokenizer")
     tokenizer = load_tokenizer(tokenizer_path)
     read = next((read for name, read in source.items() if args.record in (None, name)), None)
     if read is None:

@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     add("--strategy", choices=("hint", "random", "llm"), default="hint", help="default: %(default)s")
     add("--interval", type=float, default=0.5, help="seconds between events (default: 0.5)")
     add("--bounds", choices=("paper", "released"), help="of the hint levels (default: the preset's)")
-    add("--seed", type=int, default=0, help="of the random strategy (default: 0)")
+    add("--seed", type=int, default=0, help="seed of the random strategy (default: 0)")
     add(
         "--tokenizer",
         metavar="FILE",
@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="DIR",
         help="dialogues whose replies the random strategy shows (default: DIALOGUES); keep held-out ones out of it",
     )
-    add("--raw-text", action="store_true", help="leave answers as they come (thinking tags, markup, digits)")
+    add("--raw-text", action="store_true", help="keep answers as they come (thinking tags, markup, digits)")
     add(
         "--context-chars", type=int, default=6000, help="of the conversation shown to a model (default: 6000)"
     )
@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--cache", metavar="DIR", help="where answers are kept (default: DIALOGUES/llm_cache)")
     add("--out", metavar="DIR", help="where oracles are written (default: DIALOGUES/oracle_raw)")
-    add("--overwrite", action="store_true", help="make oracles anew that are there")
+    add("--overwrite", action="store_true", help="also make oracles again that exist")
     add("--shard", metavar="I/N", help="take every N-th dialogue, so that N processes share the work")
     add_rules(parser)
     add_max_bad(parser)
@@ -68,7 +68,7 @@ def _run(args: argparse.Namespace) -> None:
     from kame_jax.make.rules import read_rules
 
     if args.interval <= 0 or args.context_chars < 1:
-        raise InputError("--interval and --context-chars: expected more than 0")
+        raise InputError("--interval and --context-chars: expected a value above 0")
     changes = list(args.rule)
     if args.bounds:
         changes.append(f"paper_bounds={'on' if args.bounds == 'paper' else 'off'}")
@@ -105,7 +105,9 @@ def _run(args: argparse.Namespace) -> None:
         f"made speakable: {', '.join(f'{k} {n:,}' for k, n in report.changes.items()) or 'nothing to change'}"
     )
     if report.without_reply:
-        text += f"\n{report.without_reply:,} events left out, other dialogues have too few replies of such a length"
+        text += (
+            f"\n{report.without_reply:,} events left out: other dialogues have too few replies of that length"
+        )
     finish(args, result, report.problems, text, stopped=report.stopped)
 
 

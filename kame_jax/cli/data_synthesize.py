@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
     add(
         "--format",
         choices=("gsm8k", "mmlu-pro", "hssbench", "mt-bench", "plain"),
-        help="of SOURCE (default: recognised)",
+        help="format of SOURCE (default: recognised)",
     )
     add("--llm", metavar="FILE", help="YAML of an endpoint that words the dialogues (default: templates)")
     add("--cache", metavar="DIR", help="where its answers are kept (default: DIALOGUES/llm_cache)")
@@ -56,8 +56,12 @@ def add_parser(subparsers: Any) -> None:
         help="who speaks: espeak (default; offline), openai (a server with /audio/speech), kyutai (moshi-server); or "
         "YAML with TTSConfig settings: prices, budget, retries",
     )
-    add("--tts-url", metavar="URL", help="of that server: http://host:port/v1, or ws://host:port for kyutai")
-    add("--tts-model", default="tts-1", help="as that server knows it (default: %(default)s)")
+    add(
+        "--tts-url",
+        metavar="URL",
+        help="address of that server: http://host:port/v1, or ws://host:port for kyutai",
+    )
+    add("--tts-model", default="tts-1", help="the model's name on that server (default: %(default)s)")
     add("--voices-a", metavar="V,V", help="voices of A, the model; one is drawn for each dialogue")
     add("--voices-b", metavar="V,V", help="voices of B, the user")
     add(
@@ -66,14 +70,16 @@ def add_parser(subparsers: Any) -> None:
         metavar="S:S",
         help="silence before the first word (default: %(default)s s)",
     )
-    add("--reply", default="0.2:0.8", metavar="S:S", help="between two turns (default: %(default)s s)")
+    add(
+        "--reply", default="0.2:0.8", metavar="S:S", help="silence between two turns (default: %(default)s s)"
+    )
     add(
         "--hesitates", type=float, default=0.1, help="probability of a long pause between B's sentences (0.1)"
     )
-    add("--max-words", type=int, default=80, help="of a question (default: 80)")
-    add("--max-options", type=int, default=5, help="of a multiple choice (default: 5)")
+    add("--max-words", type=int, default=80, help="most words of a question (default: 80)")
+    add("--max-options", type=int, default=5, help="most options of a multiple choice (default: 5)")
     add("--limit", type=int, metavar="N", help="take only the first N items")
-    add("--seed", type=int, default=0, help="of wording, voices and pauses (default: 0)")
+    add("--seed", type=int, default=0, help="seed of wording, voices and pauses (default: 0)")
     add("--shard", metavar="I/N", help="take every N-th item, so that N processes share the work")
     add_max_bad(parser)
     add_common(parser)
@@ -149,10 +155,10 @@ def _engine(server: TTSConfig | None, voices: list[str]) -> Engine:
 
 
 def _server(args: argparse.Namespace) -> TTSConfig | None:
-    """The server that speaks; None is espeak-ng.
+    """The text-to-speech server; None is espeak-ng.
 
     Raises:
-        InputError: it has no address, or everything that is wrong with its settings.
+        InputError: it has no address, or its settings are invalid (all problems in one list).
     """
     from kame_jax.config import TTSConfig, load_settings, validate
     from kame_jax.config.tts import SERVERS

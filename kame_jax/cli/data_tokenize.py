@@ -22,8 +22,8 @@ def add_parser(subparsers: Any) -> None:
         "tokenize", help="dialogues (audio/, text/, oracle_raw/) to records of tokens", description=__doc__
     )
     add = parser.add_argument
-    add("dialogues", metavar="DIALOGUES", help="folder with audio/, text/ and perhaps oracle_raw/")
-    add("out", metavar="RECORDS", help="folder of records, one <id>.npz a dialogue")
+    add("dialogues", metavar="DIALOGUES", help="folder with audio/, text/ and optionally oracle_raw/")
+    add("out", metavar="RECORDS", help="folder of records, one <id>.npz per dialogue")
     add_tokenizing(parser)
     add("--shard", metavar="I/N", help="take every N-th dialogue, so that N processes share the work")
     add_rules(parser)
@@ -37,7 +37,7 @@ def add_tokenizing(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--codec", metavar="MIMI", help="Mimi's weights: folder, file or hf://org/repo")
     add("--tokenizer", metavar="FILE", help="SentencePiece model (default: tokenizer.model of DIALOGUES)")
-    add("--codebooks", type=int, help="of each speaker (default: 8, or all of a codec that has fewer)")
+    add("--codebooks", type=int, help="codebooks of each speaker (default: 8, or all if the codec has fewer)")
     add("--batch", type=int, default=16, help="recordings of one speaker encoded at a time (default: 16)")
     add("--no-spaces", action="store_true", help="words are not separated by spaces (Japanese, Chinese)")
 
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def tokenize_folder(args: argparse.Namespace, dialogues: str, out: str) -> tuple[Any, dict[str, Any]]:
-    """Tokenises what the options say; returns the report and figures for the result."""
+    """Tokenises as the options say; returns the report and figures for the result."""
     from kame_jax.interop import load_mimi
     from kame_jax.make.encoding import batch_encoder, fingerprint
     from kame_jax.make.rules import read_rules

@@ -27,9 +27,11 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("demo", help="the whole story, offline, in minutes", description=__doc__)
     parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="default: %(default)s")
     parser.add_argument(
-        "--config", default="tiny", metavar="CONFIG", help="what is trained (default: %(default)s)"
+        "--config", default="tiny", metavar="CONFIG", help="the configuration to train (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of everything random (default: %(default)s)"
+    )
     parser.add_argument(
         "overrides", metavar="a.b=c", nargs="*", help="settings that replace those of the config"
     )
@@ -38,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Tell the story, and leave a report, pictures and sound in the folder."""
+    """Run the demo, and leave a report, pictures and sound in the folder."""
     from kame_jax.train.malloc import keep_freed_memory
 
     keep_freed_memory()
@@ -47,7 +49,7 @@ def _run(args: argparse.Namespace) -> None:
 
     out = Path(args.out)
     if out.exists() and not (out / "report.json").exists() and any(out.iterdir()):
-        raise InputError(f"{out}: is there and is no earlier demo; give another --out")
+        raise InputError(f"{out}: exists and is not an earlier demo; give another --out")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     overrides = [
@@ -66,7 +68,7 @@ def tell(config: RunConfig, out: Path) -> dict[str, Any]:
     """Runs the five steps.
 
     Args:
-        config: of the training; its data paths lie inside `out`.
+        config: of the training; its data paths are inside `out`.
         out: an empty folder.
 
     Returns:
@@ -116,7 +118,7 @@ def tell(config: RunConfig, out: Path) -> dict[str, Any]:
         "answers": answers.table,
         "files": [str(path) for path in files],
         "honest": "A tiny model and a tiny codec, trained on one desk's questions by two synthetic speakers: it shows "
-        "that the oracle is heard and followed, not how a released checkpoint sounds.",
+        "that the oracle is read and followed, not how a released checkpoint sounds.",
     }
     import json
 
@@ -125,7 +127,7 @@ def tell(config: RunConfig, out: Path) -> dict[str, Any]:
 
 
 def _table(report: dict[str, Any]) -> str:
-    """What was learnt, for people."""
+    """The results, for people."""
     scores, first = report["recall"], report["answers"][0]
     lines = [
         "",

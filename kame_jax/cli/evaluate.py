@@ -1,8 +1,8 @@
 """`kame-jax evaluate`: losses and accuracies of a checkpoint over a data set, with its oracle and with an idle one.
 
 Sums go over all tokens of the data set before anything is divided. Names are those of kame_finetune; `idle/...` is the
-same with an oracle that never says anything, `gap/...` what the oracle is worth. A checkpoint of a run is evaluated by
-that run's settings: its weights of the loss, its pieces of dialogues, its rules of the data.
+same with an oracle that never says anything, `gap/...` is the difference, the oracle's worth. A checkpoint of a run is
+evaluated with that run's settings: loss weights, pieces of dialogues, rules of the data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="leave the oracle embedding out (kame_finetune without --use_oracle)",
     )
-    add("--speakers", metavar="A,B", help="who is the model (default: as the checkpoint's run, else A)")
+    add(
+        "--speakers",
+        metavar="A,B",
+        help="speakers taken as the model (default: as in the checkpoint's run, else A)",
+    )
     add("--batch-size", type=int, default=8, help="rows at a time; changes no result (default: %(default)s)")
     add(
         "--max-frames",
@@ -63,21 +67,23 @@ def add_parser(subparsers: Any) -> None:
         "--condition",
         action="append",
         metavar="NAME=VALUE",
-        help="of a model with conditions, each once; NAME= for not given (default: as the checkpoint's run)",
+        help="a condition of the model, each once; NAME= for not given (default: as in the checkpoint's run)",
     )
     add(
-        "--codec", metavar="MIMI", help="Mimi's weights, for dialogues (default: those beside the checkpoint)"
+        "--codec",
+        metavar="MIMI",
+        help="Mimi's weights, for dialogues (default: those next to the checkpoint)",
     )
     add(
         "--tokenizer",
         metavar="FILE",
-        help="SentencePiece model, for dialogues (default: beside checkpoint or data)",
+        help="SentencePiece model, for dialogues (default: the one next to the checkpoint or the data)",
     )
     add(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the computation (default: %(default)s)",
+        help="dtype of the computation (default: %(default)s)",
     )
     add_common(parser)
     parser.set_defaults(func=_run)
@@ -112,7 +118,7 @@ def _run(args: argparse.Namespace) -> None:
             )
             samples = make_samples(records, config, speakers=data.speakers, cut=cut)
         if not len(samples):
-            raise InputError(f"{args.data}: no piece has --min-frames {data.min_frames} frames")
+            raise InputError(f"{args.data}: no piece has at least --min-frames {data.min_frames} frames")
         evaluate = make_evaluation(
             config,
             samples,
@@ -156,7 +162,7 @@ def _settings(args: argparse.Namespace) -> tuple[DataConfig, OracleConfig, LossC
 
 
 def _run_settings(checkpoint: Path) -> list[Path]:
-    """Where the settings of a checkpoint's run may lie: the run's folder, one of its checkpoints, or its average."""
+    """Where the settings of a checkpoint's run may be: the run's folder, one of its checkpoints, or its average."""
     folders = [checkpoint]
     if checkpoint.parent.name == "checkpoints":
         folders.append(checkpoint.parent.parent)

@@ -1,6 +1,6 @@
-"""`kame-jax`: finds the command, runs it, and turns every ending into an exit status.
+"""`kame-jax`: finds the command, runs it, and turns every outcome into an exit status.
 
-0 done; 1 failed at work; 2 bad usage, configuration or input file. A command is a module of this folder with
+0 success; 1 failure at work; 2 bad usage, configuration or input file. A command is a module of this folder with
 `add_parser(subparsers)`, which sets `run` as the parser's `func`. Its heavy imports belong inside `run`, so that
 `--help` answers at once.
 """
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings of the package are lines like others, whatever handlers other packages give to the root logger."""
+    """Warnings of the package are ordinary log lines, regardless of handlers that others give the root logger."""
     logger, handler = logging.getLogger("kame_jax"), _Lines()
     logger.addHandler(handler)
     logger.propagate = False

@@ -1,4 +1,4 @@
-"""`kame-jax plan`: whether a run fits a machine that is not there, and how fast it can be on it.
+"""`kame-jax plan`: whether a run fits a machine that you do not have, and how fast it can be on it.
 
 For a TPU the very step that `train` would run is compiled by the TPU's own compiler (`pip install 'kame_jax[plan]'`, no
 TPU is needed); with `--decode`, the frame step. For GPUs, whose compiler needs a GPU, the answer is a closed-form
@@ -28,13 +28,15 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="v5e:8x8, v5p:2x4x4, an accelerator type (v5e-64, v5p-32), or 8xH100",
     )
-    add("--slices", type=int, default=1, help="slices of it, or boxes (default: %(default)s)")
-    add("--frames", type=int, help="columns of a row (default: data.max_frames)")
+    add("--slices", type=int, default=1, help="number of slices or boxes (default: %(default)s)")
+    add("--frames", type=int, help="frames of a row (default: data.max_frames)")
     add("--decode", action="store_true", help="the streaming frame step in place of the train step")
-    add("--batch", type=int, default=1, help="conversations, with --decode (default: %(default)s)")
+    add("--batch", type=int, default=1, help="number of conversations, with --decode (default: %(default)s)")
     add("--int8-weights", action="store_true", help="round the linear maps to int8, with --decode")
     add("--int8-cache", action="store_true", help="round keys and values to int8, with --decode")
-    add("--no-remedies", action="store_true", help="when it does not fit, do not look for what would")
+    add(
+        "--no-remedies", action="store_true", help="when it does not fit, do not look for settings that would"
+    )
     add("--text", metavar="FILE", help="write the compiled program there")
     add_common(parser)
     parser.set_defaults(func=_run)
@@ -76,7 +78,7 @@ def _run(args: argparse.Namespace) -> None:
         if found:
             lines += ["", f"It fits with {' '.join(found[0])}:", *describe(found[1])]
         else:
-            lines += ["", "Nothing that was tried makes it fit: more devices, shorter rows, or LoRA would."]
+            lines += ["", "Nothing that was tried makes it fit: use more devices, shorter rows, or LoRA."]
     emit(args, result, "\n".join(lines))
 
 
@@ -89,11 +91,11 @@ def describe(plan: Any) -> list[str]:
     memory = plan.memory
     if memory and memory.arguments:
         lines.append(
-            f"memory a device: {_gib(memory.arguments)} arguments + {_gib(memory.temporaries)} temporaries "
+            f"memory per device: {_gib(memory.arguments)} arguments + {_gib(memory.temporaries)} temporaries "
             f"= {_gib(memory.peak)} of {_gib(plan.limit)}"
         )
     elif memory:
-        lines.append(f"memory a device: {_gib(memory.peak)} needed, {_gib(plan.limit)} there")
+        lines.append(f"memory per device: {_gib(memory.peak)} needed, {_gib(plan.limit)} available")
     lines.append(f"fits: {'yes' if plan.fits else 'no'}")
     times = plan.times
     if times:

@@ -1,6 +1,6 @@
-"""Sound files in and out: one channel of float32 samples at the rate that is asked for.
+"""Sound files in and out: one channel of float32 samples at the requested rate.
 
-Files are read block by block, so that a long one at a high rate never lies in memory whole.
+Files are read block by block, so that a long one at a high rate is never in memory whole.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int, channel: str = "m
 def read_channels(path: str | os.PathLike[str], sample_rate: int) -> np.ndarray:
     """All channels of a sound file at `sample_rate` samples a second.
 
-    A file that ends before its header says is used as far as it goes, with a warning.
+    A file that is shorter than its header says is used as far as it goes, with a warning.
 
     Args:
         path: any format that libsndfile knows (wav, flac, ogg, mp3, ...), any rate, any number of channels.
@@ -54,7 +54,7 @@ def read_channels(path: str | os.PathLike[str], sample_rate: int) -> np.ndarray:
         float32 `[channels, samples]`, full scale is 1.
 
     Raises:
-        InputError: the file is missing, unreadable or empty, or holds a sample that is no sound: NaN, an infinity, or
+        InputError: the file is missing, unreadable or empty, or holds an invalid sample: NaN, an infinity, or
             far beyond full scale.
     """
     with SoundFile(path) as file:
@@ -66,7 +66,7 @@ def write_audio(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: 
 
     Args:
         path: replaced if it exists.
-        samples: float32 `[samples]` or `[samples, channels]`; what lies outside [-1, 1] is clipped.
+        samples: float32 `[samples]` or `[samples, channels]`; what is outside [-1, 1] is clipped.
         sample_rate: samples a second.
 
     Returns:
@@ -76,7 +76,7 @@ def write_audio(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: 
         InputError: the file cannot be written there.
     """
 
-    wav = io.BytesIO()  # libsndfile has no words for a full disk
+    wav = io.BytesIO()  # libsndfile does not report a full disk
     soundfile.write(wav, np.clip(samples, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
     write_whole(path, lambda file: file.write(wav.getbuffer()))
     return int(np.count_nonzero(np.abs(samples) > 1.0))
@@ -115,6 +115,6 @@ def _picker(path: str | os.PathLike[str], channel: str, channels: int) -> Callab
         index = int(channel)
     if index >= channels:
         raise InputError(
-            f"{path}: has {channels} channel{'s' if channels > 1 else ''}, so there is no channel {channel!r}"
+            f"{path}: has {channels} channel{'s' if channels > 1 else ''}, so channel {channel!r} does not exist"
         )
     return lambda block: np.ascontiguousarray(block[:, index, None])

@@ -1,8 +1,8 @@
 """Causal convolutions that carry their own past: the building blocks of Mimi's encoder and decoder.
 
 Semantics: kyutai-labs/moshi `modules/conv.py`. Activations are `[batch, time, channels]`; weights keep PyTorch's
-order, `[out, in, kernel]` and, transposed, `[in, out, kernel]`. A call takes the state left by the one before and
-returns the next, so a whole recording and one frame of it go through the same code.
+order, `[out, in, kernel]` and, transposed, `[in, out, kernel]`. A call takes the state of the previous one and
+returns the next, so a whole recording and one frame of it use the same code.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class ReplicateConv1d(Conv1d):
 class ConvTranspose1d(nnx.Module):
     """Transposed convolution with `kernel = 2 * stride`: each input step adds to its own block and the next one.
 
-    `depthwise` gives each channel a filter of its own, weight `[in, 1, kernel]`.
+    `depthwise` gives each channel its own filter, weight `[in, 1, kernel]`.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 Semantics: kyutai-labs/moshi `models/compression.py`. Pure functions over a `Mimi` and, where sound arrives piece by
 piece, a `MimiState`; offline is the same code run over long pieces, so memory grows with the length, not its square.
-Always float32, whatever a file held.
+Always float32, regardless of a file's dtype.
 
 The parameter tree, for the released sizes (PyTorch's order of dimensions throughout; `s` counts stages, 4):
 
@@ -43,7 +43,7 @@ CHUNK_FRAMES = 64
 
 
 class Mimi(nnx.Module):
-    """The weights. See the file's head for the tree, and the functions below for use.
+    """The weights. See the top of the file for the tree, and the functions below for use.
 
     Raises:
         ValueError: the widths or rates of the config do not fit together.
@@ -68,7 +68,7 @@ class Mimi(nnx.Module):
 
 
 class StreamState(NamedTuple):
-    """Where one direction of a batch of streams stands."""
+    """The state of one direction of a batch of streams."""
 
     convs: State
     """Last inputs (or overlaps) of every convolution, each `[batch, ...]`."""
@@ -88,7 +88,7 @@ class MimiState(NamedTuple):
 def prepare(mimi: Mimi, codebooks: int | None = None) -> Mimi:
     """A copy for inference: float32, centroids divided, layers unstacked, the first `codebooks` (default: all) kept.
 
-    Without it every call divides and slices anew. What it returns cannot be written back to a file.
+    Without it every call divides and slices again. The copy cannot be written back to a file.
     """
     copy: Mimi = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), mimi)
     count = _codebooks(mimi, codebooks)
@@ -111,7 +111,7 @@ def encode(mimi: Mimi, audio: jax.Array, codebooks: int | None = None) -> jax.Ar
         int32 `[batch, codebooks, ceil(samples / frame_size)]`.
 
     Raises:
-        ValueError: no sample, or a number of codebooks that is not there.
+        ValueError: no samples, or more codebooks than stored.
     """
     if audio.ndim != 2 or not audio.shape[1]:
         raise ValueError(f"audio must be [batch, samples] with at least one sample, got shape {audio.shape}")
@@ -140,7 +140,7 @@ def decode(mimi: Mimi, codes: jax.Array) -> jax.Array:
         float32 `[batch, frames * frame_size]`.
 
     Raises:
-        ValueError: no frame, or more codebooks than stored.
+        ValueError: no frames, or more codebooks than stored.
     """
     if codes.ndim != 3 or not codes.shape[2]:
         raise ValueError(
@@ -165,7 +165,7 @@ def init_state(mimi: Mimi, batch: int, frames: int = 1, reference_ring: bool = F
     Args:
         mimi: the weights; only their shapes matter.
         batch: number of streams.
-        frames: the most frames that one call will bring.
+        frames: the most frames of one call.
         reference_ring: keep only `context` keys, as the reference does. It writes the two steps of a frame before
             attending, so past the ring's wrap the first of them misses the oldest key of its window, and streaming
             drifts from offline. Otherwise the ring is large enough to be exact.
@@ -279,7 +279,7 @@ def _decoder_convs(mimi: Mimi, batch: int) -> State:
 
 
 def _check_ring(mimi: Mimi, state: StreamState, frames: int) -> None:
-    """The rings must hold the keys that so many frames at once need."""
+    """Checks that the rings hold the keys that this many frames at once need."""
     context, capacity = mimi.config.transformer.context or 0, state.caches[0].k.shape[2]
     steps = frames * mimi.config.steps_per_frame
     if steps > (context if capacity == context else capacity - context + 1):

@@ -1,7 +1,7 @@
-"""Split residual vector quantizer: one semantic codebook beside a residual chain of acoustic ones.
+"""Split residual vector quantizer: one semantic codebook in parallel with a residual chain of acoustic ones.
 
 Semantics: kyutai-labs/moshi `quantization/{vq,core_vq}.py`. Both branches quantize the same latent, each through its
-own projections; the acoustic branch does not see what the semantic one left over. Decoding sums the centroids of a
+own projections; the acoustic branch does not see the semantic one's residual. Decoding sums the centroids of a
 branch, projects, and adds the branches.
 """
 
@@ -44,7 +44,7 @@ class CodebookSums(nnx.Module):
 
 
 class Centroids(nnx.Module):
-    """Codebooks ready for use: the division is done, the sums are gone."""
+    """Codebooks ready for use: divided, without the sums."""
 
     def __init__(self, centroids: jax.Array, half_norms: jax.Array):
         self.centroids = CodebookVariable(centroids)
@@ -56,7 +56,7 @@ class Centroids(nnx.Module):
 
 
 class ResidualQuantizer(nnx.Module):
-    """A chain of codebooks, each quantizing what the ones before left over."""
+    """A chain of codebooks, each quantizing the residual of the ones before."""
 
     def __init__(self, rngs: nnx.Rngs, latent_dim: int, count: int, config: QuantizerConfig):
         self.count = count

@@ -15,7 +15,7 @@ import numpy as np
 from kame_jax.codec.mimi import CHUNK_FRAMES, Mimi, decode_frame, encode_frame, init_state
 
 Progress = Callable[[int, int], None]
-"""Called with frames done and frames in all."""
+"""Called with the frames done and their total."""
 
 _encode = jax.jit(encode_frame, static_argnames="codebooks", donate_argnames="state")
 _decode = jax.jit(decode_frame, donate_argnames="state")
@@ -42,7 +42,7 @@ def encode_recording(
         int32 `[batch, codebooks, frames]`.
 
     Raises:
-        ValueError: no sample, or a number of codebooks that is not there.
+        ValueError: no samples, or more codebooks than stored.
     """
     size = mimi.config.frame_size
     batch, samples = audio.shape
@@ -76,13 +76,13 @@ def decode_recording(
         float32 `[batch, frames * frame_size]`.
 
     Raises:
-        ValueError: no frame, more codebooks than stored, or a code outside the codebook.
+        ValueError: no frames, more codebooks than stored, or a code outside the codebook.
     """
     bins, frames = mimi.config.quantizer.bins, codes.shape[2]
     if not frames:
         raise ValueError("codes must have at least one frame")
     if codes.min() < 0 or codes.max() >= bins:
-        raise ValueError(f"codes must lie in [0, {bins}), got {codes.min()} to {codes.max()}")
+        raise ValueError(f"codes must be in [0, {bins}), got {codes.min()} to {codes.max()}")
     state = init_state(mimi, codes.shape[0], frames=chunk)
     out = []
     for start in range(0, frames, chunk):

@@ -1,7 +1,7 @@
 """A sound file through libsndfile, from its first sample to its last, where its header cannot be trusted.
 
 Lengths in headers are often wrong: streamed wav files have none, an MP3 without a Xing frame has an estimate, and a
-recording that was cut promises more than is there. What can be decoded is given; a warning says what is missing.
+recording that was cut claims more than it has. What can be decoded is returned; a warning says what is missing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PIPE_LIMIT = 1 << 30
 RATES = (1_000, 1_000_000)
 """Samples a second that a recording of speech may have; a header with others is wrong."""
 LENGTH_LEFT_OPEN = 0x7FFF_F000
-"""Sizes from here on are what programs write that stream a wav file."""
+"""Sizes from here on are written by programs that stream a wav file."""
 MP3_ENDS = 2 * 1152
 """Samples by which the length of a whole MP3 may differ from its header's: an encoder's first and last frame."""
 MP3_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
@@ -62,7 +62,7 @@ class SoundFile(soundfile.SoundFile):
                 f"{path}: cannot be read as a sound file: {reason} If a player knows it, convert it first: "
                 "ffmpeg -i IN OUT.wav"
             ) from None
-        except TypeError:  # what soundfile says of a name that ends in .raw
+        except TypeError:  # soundfile's error for a name that ends in .raw
             raise InputError(f"{path}: has no header; convert it to wav first") from None
         if not RATES[0] <= self.samplerate <= RATES[1]:
             raise InputError(
@@ -70,7 +70,7 @@ class SoundFile(soundfile.SoundFile):
             )
 
     def seekable(self) -> bool:
-        """Never: soundfile seeks after each block, and a seek in an MP3 changes the samples behind it."""
+        """Never: soundfile seeks after each block, and a seek in an MP3 changes the samples after it."""
         return False
 
     def blocks_to_end(self) -> Iterator[np.ndarray]:
@@ -86,7 +86,7 @@ class SoundFile(soundfile.SoundFile):
                 part = self.read(out=block)
             except soundfile.LibsndfileError as error:
                 trouble = error.error_string.strip()
-                # What the decoder gave before it failed; it does not say how much.
+                # What the decoder returned before it failed; it does not say how much.
                 part = block[: int(np.argmax(np.isnan(block[:, 0])))]
             count += len(part)
             if len(part):
@@ -114,7 +114,7 @@ class SoundFile(soundfile.SoundFile):
 
     def _promised(self, count: int) -> int:
         """The length in samples that the header gives; 0 where it gives none."""
-        # libsndfile corrects the length of a cut file and keeps the header's for its log alone.
+        # libsndfile corrects the length of a cut file and keeps the header's only in its log.
         sizes = re.search(
             r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)",
             self.extra_info,
@@ -127,7 +127,7 @@ class SoundFile(soundfile.SoundFile):
 
 
 def _source(path: str | os.PathLike[str]) -> str | BinaryIO:
-    """What libsndfile is to open: the file itself, or its bytes where they come from a pipe or must be amended."""
+    """What libsndfile should open: the file itself, or its bytes where they come from a pipe or must be corrected."""
     if open_pipe(path) is not None:
         piped = io.BytesIO(read_bytes(path, EXPECTED, PIPE_LIMIT))
         return _amended(piped, path) or piped
@@ -149,7 +149,7 @@ def _amended(file: BinaryIO, path: str | os.PathLike[str]) -> BinaryIO | None:
         content[place : place + 4] = b"\xff" * 4  # to the end of the file
         return io.BytesIO(content)
     if head[:4] == b"OggS" and OGG_BEGINS.search(file.read()):
-        log.warning("%s: holds recordings one behind the other, of which the first is used", path)
+        log.warning("%s: holds several recordings in a row, of which the first is used", path)
     if head[:3] == b"ID3" or MP3_FRAME.match(head):
         start = _unknown_length(file, head)
         if start is not None:
@@ -160,7 +160,7 @@ def _amended(file: BinaryIO, path: str | os.PathLike[str]) -> BinaryIO | None:
 
 
 def _empty_size(file: BinaryIO, order: str) -> int | None:
-    """Where a wav file says that its data chunk is empty, though there is more than other chunks behind it."""
+    """Where a wav file says that its data chunk is empty, though more than other chunks follows it."""
     for name, place, size in _chunks(file, order, 12):
         if name == b"data":
             behind = [at + 8 + length + length % 2 for _, at, length in _chunks(file, order, place + 8)]
@@ -182,9 +182,9 @@ def _chunks(file: BinaryIO, order: str, place: int) -> Iterator[tuple[bytes, int
 
 
 def _unknown_length(file: BinaryIO, head: bytes) -> int | None:
-    """Where the frames of an MP3 begin whose length nothing tells; None where a Xing frame tells it.
+    """Where the frames of an MP3 of unknown length begin; None where a Xing frame states the length.
 
-    Of MP3s one behind the other, the first one's Xing frame knows only the first.
+    In a file of concatenated MP3s, the first one's Xing frame covers only the first.
     """
     size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9] if head[:3] == b"ID3" else -10
     file.seek(10 + size)
@@ -206,7 +206,7 @@ class _EstimatedLong(io.BytesIO):
     """An MP3 that claims to be 64 times as long as it is, more than a frame's bit rate can vary (8 to 320 kbit/s).
 
     libsndfile gives no samples beyond the length that it estimates from the first frame and the size of the file; this
-    way it reads on until there is no more.
+    way it reads on to the end.
     """
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

@@ -1,4 +1,4 @@
-"""Addresses of servers in settings: what is wrong with one, said the same way everywhere."""
+"""Addresses of servers in settings: what is wrong with one, reported the same way everywhere."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def build(
         about: what the configuration is, for messages; empty uses the name of `cls`.
 
     Raises:
-        InputError: unknown or missing keys, wrong types, values out of range or at odds, all of them in one list.
+        InputError: unknown or missing keys, wrong types, values out of range or in conflict, all in one list.
     """
     builder = _Builder(cls, sources or {})
     config = builder.section(cls, values, "")

@@ -1,6 +1,6 @@
 """The kinds of value a setting can have: types with their valid range, written where the field is declared.
 
-`build` reads them; nothing else gives a range a second time.
+`build` reads them; no range is stated a second time elsewhere.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Range:
-    """A number between `low` and `high`, both included unless `open_low`; None is no bound."""
+    """A number between `low` and `high`, both included unless `open_low`; None sets no bound."""
 
     low: float | None = None
     high: float | None = None
     open_low: bool = False
 
     def __contains__(self, value: float) -> bool:
-        """Whether `value` lies in the range."""
+        """Whether `value` is in the range."""
         if self.low is not None and (value < self.low or (self.open_low and value == self.low)):
             return False
         return self.high is None or value <= self.high

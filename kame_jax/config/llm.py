@@ -27,9 +27,9 @@ class LLMConfig:
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key. A server given by `base_url` may do without."""
     max_tokens: Positive = 80
-    """Most tokens of an answer, asked of the server."""
+    """Most tokens of an answer, requested from the server."""
     limit_field: Annotated[str, OneOf(LIMIT_FIELDS)] = "max_tokens"
-    """How the server calls that limit; OpenAI's reasoning models want "max_completion_tokens"."""
+    """What the server calls that limit; OpenAI's reasoning models want "max_completion_tokens"."""
     max_chars: Positive = 4000
     """Most characters read of an answer, its reasoning not counted: a server that ignores its limit is cut off here."""
     temperature: Annotated[float, Range(0, 2)] | None = None
@@ -48,27 +48,27 @@ class LLMConfig:
     idle_timeout: PositiveFloat = 10.0
     """Seconds between two pieces of an answer."""
     timeout: PositiveFloat = 60.0
-    """Seconds for a whole answer, without the waits between tries."""
+    """Seconds for a whole answer, not counting the waits between tries."""
     retries: Count = 3
-    """Further tries after 429, 5xx, a lost connection or an answer that is broken off, as long as nothing of it was
-    given out."""
+    """Further tries after 429, 5xx, a lost connection or an answer that is broken off, as long as none of it was
+    passed on."""
     backoff: PositiveFloat = 0.5
     """Seconds before the first further try; doubled each time, with jitter; more where a server's Retry-After asks."""
     max_backoff: PositiveFloat = 20.0
     """Longest wait between two tries, in seconds, also where the server asks for more."""
     max_concurrent: Positive = 8
-    """Requests under way at once; more of them wait."""
+    """Requests in flight at once; further ones wait."""
     max_cost: PositiveFloat | None = None
-    """Stop asking when this much was spent, in the unit of the prices; None is no limit."""
+    """Stop asking when this much was spent, in the unit of the prices; None sets no limit."""
     max_total_tokens: Positive | None = None
-    """Stop asking when this many tokens were used, asked and answered; None is no limit."""
+    """Stop asking when this many tokens were used, prompts and answers; None sets no limit."""
     input_price: NonNegativeFloat = 0.0
-    """Price of a million tokens asked."""
+    """Price of a million prompt tokens."""
     output_price: NonNegativeFloat = 0.0
-    """Price of a million tokens answered."""
+    """Price of a million answer tokens."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
         yield from address_conflicts("base_url", self.base_url)
         if self.max_cost is not None and not (self.input_price or self.output_price):
-            yield "max_cost", "needs input_price or output_price, or nothing ever costs"
+            yield "max_cost", "needs input_price or output_price, or the cost stays 0"

@@ -29,12 +29,12 @@ T = TypeVar("T")
 TEXT_LIMIT = 1 << 20
 """Bytes of the longest configuration."""
 MOST_VALUES = 100_000
-"""Values of the largest configuration, those that aliases repeat included: a few nested ones make billions."""
+"""Values of the largest configuration, counting those that aliases repeat: a few nested ones make billions."""
 PRESET_SECTIONS = ("model", "codec")
 """Sections that may start from another file's, with `preset: NAME`."""
 
 PODS = "pods"
-"""Folder of the runs on named machines, beside the other ready configurations."""
+"""Folder of the runs on named machines, next to the other ready configurations."""
 
 _PLAIN_SCALARS = (
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
@@ -152,7 +152,7 @@ def config_paths() -> list[Path]:
 
 
 def config_summary(path: Path) -> str:
-    """What a configuration is: the first sentence of the comment that its file opens with."""
+    """What a configuration is: the first sentence of its file's opening comment."""
     lines = itertools.takewhile(
         lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()
     )
@@ -164,10 +164,10 @@ def find_config(source: str | Path) -> Path:
     """The file that `source` means: a path, or the name of a ready configuration.
 
     Raises:
-        InputError: there is no such file or name; says the nearest name.
+        InputError: there is no such file or name; suggests the nearest name.
     """
     path = Path(source)
-    if os.path.exists(path) and not path.is_dir():  # a folder may be called as a ready configuration is
+    if os.path.exists(path) and not path.is_dir():  # a folder may have the name of a ready configuration
         return regular_file(path, "a configuration in YAML")
     known = {file.stem: file for file in config_paths()}
     if str(source) in known:
@@ -314,7 +314,7 @@ def _with_presets(document: _Document, seen: tuple[Path, ...]) -> _Document:
 
 
 def _with_run_preset(document: _Document, about: str) -> _Document:
-    """The document with the settings of its own `preset` under those that it has."""
+    """The document with the settings of its `preset` under its own."""
     if "preset" not in document.values:
         return document
     name, where = document.values["preset"], document.sources.get("preset", "")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class TrainingRule(NamedTuple):
-    """A correction of the reference, and the settings that are it."""
+    """A correction of the reference, and the settings that apply it."""
 
     number: str
     corrected: Mapping[str, Any]

@@ -1,6 +1,6 @@
 """What a run is made of: model, codec, data, training, loss, optimizer and mesh.
 
-Defaults are those of kame_finetune (its `finetune.py`) where it has one, but for the defects that
+Defaults are those of kame_finetune (its `finetune.py`) where it has one, except for the defects that
 `config/presets.py` lists.
 """
 
@@ -66,15 +66,15 @@ class DataConfig:
     context: Count = 0
     """Frames that a later piece repeats from the one before, read but not learnt again."""
     carry_oracle: bool = True
-    """An answer that began in an earlier piece goes on in the next; kame_finetune loses it."""
+    """An answer that began in an earlier piece continues in the next; kame_finetune loses it."""
     mask_fill: bool = True
-    """The padding behind a dialogue's last frame is no label; in kame_finetune it is."""
+    """The padding after a dialogue's last frame is not a label; in kame_finetune it is."""
     conditions: tuple[str, ...] = ()
     """What every dialogue is conditioned on, `name=value` for each condition of the model (`description=very_good`),
     `name=` for one that is not given. A model without conditions takes none."""
     pack: bool = False
-    """Short samples share rows of `max_frames`, one behind the other; none sees another. On GPU the attention is XLA's:
-    cuDNN's kernel keeps no samples apart."""
+    """Short samples share rows of `max_frames`, one after the other; none sees another. On GPU the attention is XLA's:
+    cuDNN's kernel cannot keep samples apart."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
@@ -139,7 +139,7 @@ class TrainConfig:
     checkpoint_every: Count = 500
     """Steps between checkpoints; 0 writes only the last."""
     checkpoint_minutes: NonNegativeFloat = 0.0
-    """Also a checkpoint when the last one is so old; 0 counts steps alone."""
+    """Also a checkpoint when the last one is this old; 0 counts steps alone."""
     keep_checkpoints: Positive = 3
     """How many checkpoints are kept, the newest."""
     keep_best: Count = 0
@@ -147,11 +147,11 @@ class TrainConfig:
     best_metric: str = "loss/total"
     """A figure of the evaluation (`loss/text_non_pad`, `idle/loss/total`, ...); of accuracies and gaps the largest."""
     ema: Fraction | None = None
-    """Decay of a moving average of the weights (0.999, for example), evaluated beside them and written to `ema/` at the
+    """Decay of a moving average of the weights (0.999, for example), evaluated as well and written to `ema/` at the
     end; None keeps none."""
     hang_minutes: NonNegativeFloat = 0.0
-    """The run ends with status 75 when no step has ended for so long; 0 waits for ever. Half an hour more is allowed to
-    what compiles (the first step, the first batch of an evaluation) and to writing a checkpoint."""
+    """The run ends with status 75 when no step has ended for this long; 0 waits for ever. Half an hour more is allowed
+    for what compiles (the first step, the first batch of an evaluation) and for writing a checkpoint."""
     profile: tuple[Count, Count] | None = None
     """First and last step of a trace in `profile/`, for XProf or Perfetto."""
     trackers: tuple[Annotated[str, OneOf(TRACKERS)], ...] = ()
@@ -163,14 +163,14 @@ class TrainConfig:
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     """Type of the activations; weights, norms and losses stay float32."""
     remat: Annotated[str, OneOf(REMATS)] = "none"
-    """What the backward pass computes again of a layer, to save memory: nothing, all but matrix products ("dots"),
+    """What of a layer the backward pass recomputes, to save memory: nothing, all but matrix products ("dots"),
     all but attention ("attention"), or all of it ("full")."""
     attention: Annotated[str, OneOf(ATTENTIONS)] = "auto"
     """Kernel of the temporal attention; "auto" takes splash on TPU, cuDNN on GPU, XLA's where neither fits."""
     loss_chunks: Positive = 1
-    """Parts of a sequence whose logits are made one after the other, so that they are never all in memory."""
+    """Parts of a sequence: logits are computed part by part, so that they are never all in memory."""
     frozen_dtype: Annotated[str, OneOf(DTYPES)] = "float32"
-    """Type in which weights that do not learn are kept (bfloat16 halves the memory of LoRA)."""
+    """Type in which frozen weights are kept (bfloat16 halves the memory of LoRA)."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong) for fields that do not fit together."""
@@ -191,7 +191,7 @@ class LossConfig:
     acoustic_weight: NonNegativeFloat = 1.0
     """Weight of the other codebooks."""
     audio_weight: NonNegativeFloat = 1.0
-    """Factor of the whole audio loss beside the text loss (KAME's paper has 1.5, its released code none)."""
+    """Factor of the whole audio loss relative to the text loss (KAME's paper has 1.5, its released code none)."""
     normalise: Annotated[str, OneOf(NORMALISATIONS)] = "global"
     """Means over the tokens of the whole batch, or of each micro-batch and then over those, as kame_finetune has it
     (one micro-batch for each of its processes and accumulation steps)."""
@@ -199,7 +199,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class DropoutConfig:
-    """What the temporal transformer does not get to read in training. All 0 by default."""
+    """What is hidden from the temporal transformer in training. All 0 by default."""
 
     text_token: Fraction = 0.0
     """Probability of an ordinary text token to read as padding (kame_finetune's `text_token_dropout`)."""
@@ -259,7 +259,7 @@ class OptimizerConfig:
     oracle: GroupConfig = GroupConfig()
     """The oracle embedding, where it is separate."""
     adapters: GroupConfig = GroupConfig()
-    """LoRA, on whichever layer."""
+    """LoRA, on any layer."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class RunConfig:
     """One run, from a YAML file and overrides; written to its folder as `config.yaml`.
 
     A file or an override may also say `preset: kame-jax` (the defaults) or `preset: reference`, which sets what
-    `config/presets.py` lists; settings of one's own win over it.
+    `config/presets.py` lists; explicit settings win over it.
     """
 
     run_dir: str = "runs/default"

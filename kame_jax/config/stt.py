@@ -12,7 +12,7 @@ from kame_jax.config.fields import Fraction, NonNegativeFloat, OneOf, PositiveFl
 SOURCES = ("pocketsphinx", "whisper", "realtime", "kyutai")
 SCHEMES = ("http", "https", "ws", "wss")
 OPENAI = "https://api.openai.com/v1"
-"""Asked where `base_url` names no other server."""
+"""Used where `base_url` names no other server."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class STTConfig:
     language: str | None = None
     """As the endpoint wants it ("en"); None lets it find out."""
     interval: PositiveFloat = 0.6
-    """"whisper": fewest seconds between the beginnings of two requests about a turn."""
+    """"whisper": fewest seconds between the starts of two requests about a turn."""
     window: Annotated[float, Range(2)] = 20.0
     """"whisper": most seconds of sound in a request; a longer turn is cut at its quietest place."""
     timeout: PositiveFloat = 10.0
@@ -44,7 +44,7 @@ class STTConfig:
     """Seconds before the next try after a failure; doubled each time, up to `max_backoff`."""
     max_backoff: PositiveFloat = 10.0
     max_behind: PositiveFloat = 10.0
-    """Seconds of sound that may wait for a slow recogniser; the oldest beyond that is left out, and counted."""
+    """Seconds of sound that may wait for a slow recogniser; the oldest beyond that is dropped, and counted."""
     audio_delay: NonNegativeFloat | None = None
     """"kyutai": seconds by which words come late. None: what the checkpoint says, or 0.5 behind a server (the 2.6B
     model has 2.5)."""
@@ -55,9 +55,9 @@ class STTConfig:
     minute_price: NonNegativeFloat = 0.0
     """Price of a minute of sound sent to an endpoint."""
     max_cost: PositiveFloat | None = None
-    """Stop sending when this much was spent, in the unit of the price; None is no limit."""
+    """Stop sending when this much was spent, in the unit of the price; None sets no limit."""
     max_minutes: PositiveFloat | None = None
-    """Stop sending after this much sound; None is no limit."""
+    """Stop sending after this much sound; None sets no limit."""
 
     @property
     def key_env(self) -> str:
@@ -73,4 +73,4 @@ class STTConfig:
             )
         yield from address_conflicts("base_url", self.base_url, SCHEMES)
         if self.max_cost is not None and not self.minute_price:
-            yield "max_cost", "needs minute_price, or nothing ever costs"
+            yield "max_cost", "needs minute_price, or the cost stays 0"

@@ -19,13 +19,13 @@ class TriggerConfig:
     """When a new answer is asked for. Defaults: SakanaAI/kame `server_oracle.py`."""
 
     interval: NonNegativeFloat = 0.5
-    """Fewest seconds between two questions, but for the end of a turn."""
+    """Fewest seconds between two questions, except at the end of a turn."""
     new_words: Positive = 2
-    """Words that must have come since the last question, but for the end of a turn."""
+    """Words that must have come since the last question, except at the end of a turn."""
     first_words: Positive = 1
     """Words of a turn before the first question about it."""
     end_of_turn: bool = True
-    """Ask once more when the speaker has finished, whatever the interval."""
+    """Ask once more when the speaker has finished, regardless of the interval."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class TandemConfig:
     """When a new answer replaces the old one: "first_token", when it has begun; "at_once", when it is asked for, which
     leaves a gap without an oracle, as in the reference."""
     on_failure: Annotated[str, OneOf(FAILURES)] = "clear"
-    """What a failed answer leaves: "clear" no oracle at all, "keep" what was said before."""
+    """What a failed answer leaves: "clear" no oracle at all, "keep" the one before."""
     max_streams: Positive = 3
-    """Answers under way at once; of more, the newest gives way to the one that is newer still, so that the oldest comes
-    even where a back end takes longer than questions are apart."""
+    """Answers in flight at once; beyond that a new one replaces the newest, so that the oldest arrives
+    even where a back end takes longer than the time between questions."""
     max_questions_a_minute: Positive = 120
     max_words: Positive = 40
     """Longest answer that enters the oracle; the rest of a longer one is not read."""
     context_chars: Positive = 6000
-    """Longest transcript that a question carries; its beginning is cut off."""
+    """Longest transcript that a question carries; a longer one loses its beginning."""
     delay: NonNegativeFloat = 0.0
     """Seconds that every answer of an embedded back end takes, as a distant one would."""
     pause: PositiveFloat = 0.8
@@ -63,7 +63,7 @@ class TandemConfig:
         "give the reply at once, the answer first, in at most thirty spoken words. No lists, no symbols, no questions "
         "back, no thinking aloud. Output nothing but the reply."
     )
-    """What a language model is told about its part."""
+    """The language model's system prompt."""
     seed: Count = 0
     """Of the waits between tries."""
 

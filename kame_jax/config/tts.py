@@ -20,7 +20,7 @@ class TTSConfig:
     base_url: str | None = None
     """Address up to and including its version; of a moshi-server without a path. None is OpenAI's own."""
     model: str = "tts-1"
-    """As an OpenAI-compatible server knows it."""
+    """The model's name on an OpenAI-compatible server."""
     api_key_env: str | None = None
     """Environment variable that holds the key; None is OPENAI_API_KEY, or KYUTAI_API_KEY for "kyutai"."""
     timeout: PositiveFloat = 60.0
@@ -34,9 +34,9 @@ class TTSConfig:
     character_price: NonNegativeFloat = 0.0
     """Price of a million characters."""
     max_cost: PositiveFloat | None = None
-    """Stop when this much was spent by this process, in the unit of the price; None is no limit."""
+    """Stop when this much was spent by this process, in the unit of the price; None sets no limit."""
     max_characters: Positive | None = None
-    """Stop after this many characters; None is no limit."""
+    """Stop after this many characters; None sets no limit."""
 
     @property
     def key_env(self) -> str:
@@ -52,4 +52,4 @@ class TTSConfig:
         else:
             yield from address_conflicts("base_url", self.base_url)
         if self.max_cost is not None and not self.character_price:
-            yield "max_cost", "needs character_price, or nothing ever costs"
+            yield "max_cost", "needs character_price, or the cost stays 0"

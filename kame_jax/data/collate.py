@@ -18,7 +18,7 @@ from kame_jax.streams import ZERO_ID
 
 Row = dict[str, np.ndarray]
 """`inputs` and `labels` int32 `[rows, length]`, `oracle` int32 `[length]`, `frames` int32 `[]`: real columns. Of packed
-samples also `segments` int32 `[length]`: the number of each column's sample, -1 behind the last."""
+samples also `segments` int32 `[length]`: the number of each column's sample, -1 after the last."""
 
 
 UNDISTURBED = OracleConfig(shift_prob=0.0, skip=(0.0, 0.0), causal=False)
@@ -32,15 +32,15 @@ def oracle_row(
     rng: np.random.Generator | None = None,
     step: int = 0,
 ) -> np.ndarray:
-    """The oracle beside the columns of a sample: int32 `[n]`.
+    """The oracle along the columns of a sample: int32 `[n]`.
 
-    Answers that begin in the sample's lead are laid out there, and what of them reaches the sample is read.
+    Answers that begin in the sample's lead are laid out there; the part that reaches the sample is read.
 
     Args:
         sample: its events are laid out.
         schedule: where their tokens land.
-        augment: what is disturbed; its `use` and `tail` are others' to apply.
-        rng: the generator; needed as soon as something is disturbed.
+        augment: what is disturbed; its `use` and `tail` are applied elsewhere.
+        rng: the generator; needed if anything is disturbed.
         step: of the optimizer, for `hint_warmup`.
     """
     rng = rng or np.random.default_rng(0)
@@ -127,9 +127,9 @@ def pack_row(
     rng: np.random.Generator | None = None,
     step: int = 0,
 ) -> Row:
-    """Several samples as one row, one behind the other, with their segments; arguments as in `collate_row`.
+    """Several samples as one row, one after the other, with their segments; arguments as in `collate_row`.
 
-    Each has its own initial column and delays. A sample's first column is no label: nothing is learnt over a seam.
+    Each has its own initial column and delays. A sample's first column is not a label: nothing is learnt across a seam.
 
     Raises:
         InputError: together they are longer than `length`.
@@ -153,7 +153,7 @@ def pack_row(
 
 
 def empty_row(rows: int, length: int, pad_id: int) -> Row:
-    """A row without a real column: it adds nothing to a loss."""
+    """A row without real columns: it adds nothing to a loss."""
     return {
         "inputs": np.full((rows, length), ZERO_ID, np.int32),
         "labels": np.full((rows, length), ZERO_ID, np.int32),

@@ -26,9 +26,9 @@ class Sample:
     columns: np.ndarray
     """int32 `[rows, n]`: delayed; the first piece begins with the initial column."""
     labels: np.ndarray
-    """int32 `[rows, n]`: the same, -1 where an initial id or the fill behind the audio stands."""
+    """int32 `[rows, n]`: the same, -1 where there is an initial id or the fill after the audio."""
     events: OracleEvents
-    """Positions are columns of this piece; negative ones lie in the `lead` columns before it."""
+    """Positions are columns of this piece; negative ones are in the `lead` columns before it."""
     lead: int = 0
     """Columns before the piece whose answers may reach into it."""
 
@@ -45,7 +45,7 @@ def delayed_columns(
     """Columns of a dialogue: the initial one, then each row moved right by its delay, nothing cut.
 
     Args:
-        grid: int32 `[rows, n]`, undelayed: the dialogue, or what of it the columns need.
+        grid: int32 `[rows, n]`, undelayed: the dialogue, or the part of it that the columns need.
         config: gives delays and ids.
         start: first column.
         stop: the column behind the last; None is `1 + frames + max_delay`.
@@ -53,8 +53,8 @@ def delayed_columns(
         frames: of the whole dialogue; None is that of the grid.
 
     Returns:
-        int32 `[rows, stop - start]`. Before a row's first code stands its initial id; behind its last, the padding id
-        (text) or the initial id (audio).
+        int32 `[rows, stop - start]`. A row's first code is preceded by its initial id, and its last is
+        followed by the padding id (text) or the initial id (audio).
     """
     frames = grid.shape[1] if frames is None else frames
     stop = column_count(frames, config) if stop is None else stop
@@ -73,7 +73,7 @@ def delayed_columns(
 
 
 def column_count(frames: int, config: ModelConfig) -> int:
-    """Columns of a dialogue of so many frames."""
+    """Columns of a dialogue of `frames` frames."""
     return 1 + frames + config.max_delay
 
 
@@ -90,14 +90,14 @@ class Cut:
     carry_oracle: bool = False
     """An answer that began in an earlier piece continues in the next."""
     mask_fill: bool = False
-    """The padding behind a dialogue's last frame is no label of the text row."""
+    """The padding after a dialogue's last frame is not a label of the text row."""
 
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.context >= self.max_frames:
             raise InputError(f"context {self.context}: expected less than max_frames ({self.max_frames})")
 
     def pieces(self, columns: int) -> int:
-        """How many pieces so many columns give."""
+        """How many pieces this many columns give."""
         if self.max_frames is None or columns <= self.max_frames:
             return 1
         return -(-columns // (self.max_frames - self.context))
@@ -159,7 +159,7 @@ def needed_frames(config: ModelConfig, cut: Cut, start: int, stop: int, frames: 
 
 
 def bounds(columns: int, pieces: int, piece: int) -> tuple[int, int]:
-    """The columns `[start, stop)` of one of so many nearly equal pieces, the longer ones first."""
+    """The columns `[start, stop)` of one of `count` nearly equal pieces, the longer ones first."""
     size, longer = divmod(columns, pieces)
     start = piece * size + min(piece, longer)
     return start, start + size + (piece < longer)

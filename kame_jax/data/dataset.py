@@ -1,9 +1,9 @@
 """Data sets, read by dialogue and frame without reading the rest: ArrayRecord files that `make.dataset_writer` made.
 
-An example is a block of one dialogue: so many frames at most, so that a piece of an hour costs no more than a piece
-of a minute. Beside the ArrayRecord files lie TFDS's description (schema, splits, statistics, citation), one length a
-dialogue (`frames-<split>.npy`), and the tokenizer. The description is for other programs: TFDS would import any class
-that a schema names, so a data set is read without it.
+An example is a block of one dialogue, of limited length, so that a piece of an hour-long dialogue costs no more than a
+piece of a minute-long one. Next to the ArrayRecord files are TFDS's description (schema, splits, statistics, citation),
+one length per dialogue (`frames-<split>.npy`), and the tokenizer. The description is for other programs: TFDS would
+import any class that a schema names, so a data set is read without it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Slice(NamedTuple):
 
 
 def find_dataset(path: str | Path) -> tuple[Path, str] | None:
-    """The folder of a data set and the split meant by `path` or `path:split` (default: train); None if it is none."""
+    """The folder and split of the data set at `path` or `path:split` (default: train); None if there is no data set."""
     text, _, split = str(path).rpartition(":")
     text, split = (text, split) if text and not Path(path).exists() else (str(path), "train")
     for folder in (Path(text), *sorted(Path(text).glob(f"{NAME}/*/"))):
@@ -53,7 +53,7 @@ def find_dataset(path: str | Path) -> tuple[Path, str] | None:
 
 
 class Dataset:
-    """One split of a data set. Safe to read from several threads; holds a length a dialogue, not the dialogues."""
+    """One split of a data set. Safe to read from several threads; holds a length per dialogue, not the dialogues."""
 
     def __init__(self, path: str | Path):
         """Opens `path` or `path:split`.
@@ -63,7 +63,7 @@ class Dataset:
         """
         found = find_dataset(path)
         if found is None:
-            raise InputError(f"{path}: no data set, expected a folder that `kame-jax data build` made")
+            raise InputError(f"{path}: not a data set, expected a folder that `kame-jax data build` made")
         self.folder, self.split = found
         self.facts = read_facts(self.folder / "metadata.json")
         names = sorted(p.stem.removeprefix("frames-") for p in self.folder.glob("frames-*.npy"))
@@ -79,7 +79,7 @@ class Dataset:
             count = len(self._source)
         except InputError:
             raise
-        except Exception as error:  # ArrayRecord's and NumPy's errors share no class
+        except Exception as error:  # ArrayRecord's and NumPy's errors have no common base
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.folder}: not a data set that can be read: {reason}") from error
         blocks = -(-self.frames.astype(np.int64) // self._block)
@@ -106,11 +106,11 @@ class Dataset:
         """A block of the split; raises InputError when its file is gone or damaged."""
         try:
             return _read_example(self._source[number])
-        except Exception as error:  # ArrayRecord's and protobuf's errors share no class
+        except Exception as error:  # ArrayRecord's and protobuf's errors have no common base
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{self.folder}: block {number} of split {self.split} cannot be read, its file is damaged or gone "
-                f"({reason}): put it back, or build the set anew"
+                f"({reason}): restore it, or build the set again"
             ) from error
 
     def __getitem__(self, index: int) -> Record:
@@ -152,7 +152,7 @@ def _lengths(frames: np.ndarray) -> np.ndarray:
 def _read_example(data: bytes) -> dict[str, Any]:
     """An example of a data set, whose schema is known: no other is read.
 
-    Vectors are their bytes, matrices have their shape beside them.
+    Vectors are stored as bytes, matrices also with their shape.
     """
     features = tf_example_pb2.Example.FromString(data).features.feature
     example: dict[str, Any] = {"dialogue_id": features["dialogue_id"].bytes_list.value[0].decode()}

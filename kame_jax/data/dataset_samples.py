@@ -1,6 +1,6 @@
-"""Samples that lie on disk: a data set (`data.dataset`) as the pieces that training sees, read one at a time.
+"""Samples on disk: a data set (`data.dataset`) as the pieces that training sees, read one at a time.
 
-What is held in memory is a few numbers a dialogue. Cutting is `data.cutting`'.
+Only a few numbers per dialogue are held in memory. Cutting is `data.cutting`'.
 """
 
 from __future__ import annotations
@@ -135,10 +135,10 @@ class DatasetSamples(Sequence[Sample]):
 
 
 class MixedSamples(Sequence[Sample]):
-    """Several data sets, each drawn from with a weight; as a sequence, one behind the other.
+    """Several data sets, each drawn from with a weight; as a sequence, one after the other.
 
     Raises:
-        InputError: no part, or a weight that is not above 0.
+        InputError: no parts, or a weight that is not above 0.
     """
 
     def __init__(self, parts: Sequence[DatasetSamples], weights: Sequence[float]):

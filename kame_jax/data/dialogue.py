@@ -37,7 +37,7 @@ class Dialogue:
 
 
 def find_dialogues(root: str | Path) -> tuple[list[str], list[str]]:
-    """The ids of the complete dialogues under `root`, sorted, and one line for each that is left out.
+    """The ids of the complete dialogues under `root`, sorted, and one line for each one left out.
 
     Left out are dialogues that lack their audio or their text, and names that cannot be one.
 
@@ -61,12 +61,12 @@ def find_dialogues(root: str | Path) -> tuple[list[str], list[str]]:
 
 
 def find_texts(root: str | Path) -> list[Path]:
-    """The files `<root>/text/<id>.json` by id, whatever else there is of the dialogues."""
+    """The files `<root>/text/<id>.json` by id, whether or not their dialogues are complete."""
     return [Path(root) / "text" / f"{name}.json" for name in sorted(_names(Path(root) / "text", (".json",)))]
 
 
 def _names(folder: Path, suffixes: Sequence[str]) -> set[str]:
-    """Names of files without their suffix; not those that macOS leaves beside files (`._x.json`)."""
+    """Names of files without their suffix; not those that macOS leaves next to files (`._x.json`)."""
     files = (p for p in folder.glob("*") if p.suffix.lower() in suffixes)
     return {p.stem for p in files if not p.name.startswith("._")}
 
@@ -112,7 +112,7 @@ def read_dialogue(root: str | Path, name: str) -> Dialogue:
 
 
 def read_words(path: Path) -> list[Word]:
-    """The words of `text/<id>.json`, of whichever speakers.
+    """The words of `text/<id>.json`, of any speakers.
 
     Raises:
         InputError: names the dialogue and what is wrong.
@@ -133,7 +133,7 @@ def _read_list(path: Path) -> list[Any]:
 
 
 def find_audio(root: Path, name: str) -> Path:
-    """The sound file of a dialogue, its suffix in whatever case.
+    """The sound file of a dialogue, its suffix in any case.
 
     Raises:
         InputError: there is none.

@@ -31,7 +31,7 @@ FIELDS = {
 }
 """Arrays of `OracleEvents` and their types: the columns of kame_finetune's files, without speaker and prefix."""
 WHILE_SPEAKING = -1
-"""Turn of an event that came while its own speaker was talking: it is never the one that may not be skipped."""
+"""Turn of an event that came while its own speaker was talking: such an event may always be skipped."""
 UNSAID = -1
 """In `use_hint`: the rule decides, which shows the hint where the ratio is 1."""
 
@@ -156,8 +156,8 @@ def build_events(
             out protects none.
 
     Raises:
-        InputError: a record that is no mapping, whose channel or time is no number, or whose prediction or hint is
-            no text; names its index.
+        InputError: a record that is not a mapping, with a channel or time that is not a number, or a prediction or hint
+            that is not text; names its index.
     """
     channels = [_channel(i, record) for i, record in enumerate(records)]
     frame_pos, ratio, skip_forbid, predictions, hints, use_hint = [], [], [], [], [], []

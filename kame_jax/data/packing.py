@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 OPEN = 32
-"""Rows that are filled at the same time; more pack a little tighter and plan a little slower."""
+"""Rows that are filled at the same time; more of them pack a little tighter but take a little longer to plan."""
 
 
 class Plan(Sequence[np.ndarray]):

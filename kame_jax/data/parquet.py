@@ -24,7 +24,7 @@ ROWS_PER_FILE = 100_000
 ROWS_AT_ONCE = 64
 ID = "dialogue_id"
 NAMELESS = "row "
-"""How the name of a row without one begins."""
+"""Prefix of the name of a row without one."""
 COLUMNS = (*CHANNELS, *(event_column(speaker, field) for speaker in CHANNELS for field in FIELDS))
 """Those of a record."""
 
@@ -57,7 +57,7 @@ def parquet_names(files: Iterable[str | Path]) -> Iterator[str]:
     """The names of the dialogues of some files, as `read_parquet` gives them, without reading the rest.
 
     Raises:
-        InputError: a file that is none of kame_finetune's.
+        InputError: a file that is not one of kame_finetune's.
     """
     pa = _pyarrow()
     for path in files:
@@ -98,7 +98,7 @@ def _name(scalar: Any, path: str | Path, number: int) -> str:
 
 
 def read_parquet(path: str | Path) -> Iterator[tuple[str, Record | InputError]]:
-    """The names and records of a file, a few in memory at a time; a row that is no record comes as its error.
+    """The names and records of a file, a few in memory at a time; a row that is not a record is yielded as its error.
 
     The name of a record is the last part of its `dialogue_id`, which kame_finetune prefixes with a folder. Further
     columns are not read.
@@ -124,7 +124,7 @@ def read_parquet(path: str | Path) -> Iterator[tuple[str, Record | InputError]]:
 
 
 def _value(scalar: Any) -> Any:
-    """A cell: None, a vector, a matrix, or, of other types, what Python makes of it."""
+    """A cell: None, a vector, a matrix, or, of other types, the Python value."""
     if not scalar.is_valid:
         return None
     if not hasattr(scalar.type, "value_field"):  # no list, large list or list of fixed size
@@ -156,7 +156,7 @@ def write_parquet(
         The files.
 
     Raises:
-        InputError: there is no record, or no pyarrow.
+        InputError: there are no records, or pyarrow is missing.
     """
     pa = _pyarrow()
     prefix = Path(prefix)
@@ -202,7 +202,7 @@ def _row(record: Record, prefix: Path) -> dict[str, Any]:
     row: dict[str, Any] = {ID: f"{prefix}/{record.id}"}
     for name, values in record_columns(record).items():
         row[name] = values.tolist()
-    # Both columns hold nothing when the old rule decides for all events of the dialogue, else each event's choice.
+    # Both columns are null when the old rule decides for all events of the dialogue, else they hold each choice.
     said = any((events.use_hint != UNSAID).any() for events in record.events.values())
     for speaker, events in record.events.items():
         shown = [int(events.shows_hint(i)) for i in range(len(events))]

@@ -1,7 +1,7 @@
 """Batches for training and evaluation, each a pure function of the seed and the step.
 
 A run that starts again at step s reads the same batches, augmentation included, as one that never stopped, on any
-number of processes: nothing about the position needs saving. A process may make its own rows alone. Reading ahead is
+number of processes: nothing about the position needs saving. A process may make only its own rows. Reading ahead is
 grain's.
 """
 
@@ -26,7 +26,7 @@ def longest(samples: Sequence[Sample], multiple: int = 8) -> int:
     """Columns of the longest sample, rounded up to a multiple: a length that fits them all.
 
     Raises:
-        InputError: there is no sample.
+        InputError: there are no samples.
     """
     if not len(samples):
         raise InputError("no samples to train on or to evaluate, expected at least one")
@@ -69,7 +69,7 @@ def _lengths(samples: Sequence[Sample]) -> np.ndarray:
 def row_order(parts: Sequence[Part], weights: Sequence[float], seed: int) -> grain.MapDataset[int]:
     """The endless order in which rows are drawn: place -> row, those of all parts counted through.
 
-    Every epoch is a new shuffle of all rows; of several parts, each has epochs of its own, and its weight is its share
+    Every epoch is a new shuffle of all rows; with several parts, each has its own epochs, and its weight is its share
     of the places.
     """
     orders, first = [], 0

@@ -21,7 +21,7 @@ from kame_jax.errors import InputError
 from kame_jax.files import read_json, regular_file, write_whole
 
 NUMBERS = ("codebooks", "card", "text_card", "sample_rate", "frame_rate", "block_frames")
-"""Of the facts about records, those that are numbers of at least 1."""
+"""Those facts about records that are numbers of at least 1."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def record_columns(record: Record) -> dict[str, np.ndarray]:
 
 
 def record_from_columns(name: str, columns: Mapping[str, Any]) -> Record:
-    """The record that `record_columns` took apart; `use_hint` may be missing, as in older files, and so may events.
+    """The inverse of `record_columns`; `use_hint` may be missing, as in older files, and so may events.
 
     Raises:
         InputError: columns are missing, or do not fit together.
@@ -59,7 +59,7 @@ def record_from_columns(name: str, columns: Mapping[str, Any]) -> Record:
     if with_events:
         needed += [event_column(s, f) for s in CHANNELS for f in FIELDS if f != "use_hint"]
     if missing := [column for column in needed if columns.get(column) is None]:
-        raise InputError(f"no record, it lacks {', '.join(missing)}")
+        raise InputError(f"not a record, it lacks {', '.join(missing)}")
     tokens = {s: _array(columns, s, np.int32) for s in CHANNELS}
     shapes = {s: list(array.shape) for s, array in tokens.items()}
     if shapes["A"] != shapes["B"] or len(shapes["A"]) != 2 or not shapes["A"][0]:
@@ -121,7 +121,7 @@ def save_record(folder: str | Path, record: Record, **extra: np.ndarray) -> Path
     """Writes `<folder>/<id>.npz`, complete or not at all; arrays are named as kame_finetune's columns.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it does not exist.
         record: what to write.
         extra: further arrays, for the caller's own use.
     """
@@ -160,7 +160,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             name: np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
             for name, content in contents.items()
         }
-    except Exception as e:  # those of zip, zlib and NumPy share no class
+    except Exception as e:  # those of zip, zlib and NumPy have no common base
         reason = " ".join(str(e).split()) or type(e).__name__
         raise InputError(f"{path}: not a record that can be read: {reason}") from e
 
@@ -190,7 +190,7 @@ def load_records(folder: str | Path) -> list[Record]:
 
 
 def read_facts(file: Path) -> dict[str, Any]:
-    """What a JSON file says of how records were made (`make.tokens.Settings.description`).
+    """What a JSON file says about how records were made (`make.tokens.Settings.description`).
 
     Raises:
         InputError: it is not a JSON object, or a value in it is not a number.

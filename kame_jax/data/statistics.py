@@ -31,7 +31,7 @@ class Statistics:
     ):
         self._bounds, self._rate = bounds, frame_rate
         self._silent = (pad_id, end_pad_id)
-        # The start of an answer is no id of the vocabulary, so it can be told from its tokens.
+        # The start of an answer is not an id of the vocabulary, so it can be told apart from its tokens.
         self._clear = OracleSchedule(np.iinfo(np.int32).max, -1, tail="clear")
         self._keep = OracleSchedule(np.iinfo(np.int32).max, -1, tail="keep")
         self._dialogues = self._frames = self._turns = self._codes = 0
@@ -140,7 +140,7 @@ def describe(figures: dict[str, Any]) -> str:
         ("  showing the true reply", f"{figures['oracle_events_showing_the_hint']:,}"),
         ("oracle tokens", f"{figures['oracle_tokens']:,}"),
         ("  ever read", percent(figures["oracle_tokens_read"])),
-        ("tail leftovers", f"{figures['tail_leftover_tokens']:,} tokens, if a new answer left them standing"),
+        ("tail leftovers", f"{figures['tail_leftover_tokens']:,} tokens, if a new answer did not clear them"),
         ("  turns that end with one", percent(figures["turns_with_tail_leftovers"])),
     )
     return "\n".join(f"{name:<26}{value}" for name, value in rows)

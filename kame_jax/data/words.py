@@ -14,7 +14,7 @@ from kame_jax.errors import InputError
 CHANNELS = {"A": 0, "B": 1}
 """Speaker -> audio channel of a dialogue (kame_finetune: A left, B right)."""
 LATEST = 86_400.0
-"""Seconds, a day: a word that begins later has another clock than its recording's."""
+"""Seconds, a day: a word that begins later does not follow the recording's clock."""
 LONGEST = 20.0
 """Seconds: where most words last longer, their times are not seconds."""
 
@@ -59,7 +59,7 @@ def words_from_json(items: Sequence[dict[str, Any]]) -> list[Word]:
 
 
 def _seconds(value: Any) -> float:
-    """A finite number; raises one of the errors that Python has for anything else."""
+    """A finite number; anything else raises one of Python's errors."""
     if isinstance(value, bool) or not math.isfinite(seconds := float(value)):
         raise ValueError(value)
     return seconds

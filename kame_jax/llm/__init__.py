@@ -1,4 +1,4 @@
-"""Language models behind OpenAI-compatible endpoints: asked whole or streamed, counted, limited, never trusted.
+"""Language models behind OpenAI-compatible endpoints: whole or streamed answers, counted, limited, never trusted.
 
 The oracle simulator of `data` and the live conversations of `tandem` ask here. What is asked is theirs.
 """

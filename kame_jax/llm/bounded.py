@@ -1,4 +1,4 @@
-"""HTTP as servers of models get to use it: bodies of bounded size, and no redirect that leads to another host.
+"""HTTP with limits on model servers: bodies of bounded size, and no redirect to another host.
 
 Imported where the `openai` package is known to be installed; its HTTP library (httpx in 2.x, httpx2 in 3.x) is not
 named here.
@@ -70,7 +70,7 @@ class BoundedClient(DefaultAsyncHttpxClient):  # type: ignore[misc]  # the packa
         if (new.scheme, new.host, new.port) != (old.scheme, old.host, old.port) and not upgraded:
             raise LLMError(
                 "refused",
-                f"the server sends the request on to {one_line(new.copy_with(query=None))}, another server; "
+                f"the server redirects the request to {one_line(new.copy_with(query=None))}, another server; "
                 "if that is right, set base_url to it",
             )
         headers = [(name, value) for name, value in request.headers.items() if name != "host"]
@@ -80,10 +80,10 @@ class BoundedClient(DefaultAsyncHttpxClient):  # type: ignore[misc]  # the packa
 
 
 async def read_body(response: Any, max_bytes: int) -> AsyncIterator[bytes]:
-    """A body piece by piece as it comes, decompressed; other work gets its turn between two pieces.
+    """A body piece by piece as it comes, decompressed; other work can run between two pieces.
 
     Raises:
-        LLMError: it is longer than `max_bytes`, or compressed in another way than gzip or deflate.
+        LLMError: it is longer than `max_bytes`, or compressed with anything other than gzip or deflate.
     """
     coding = response.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):

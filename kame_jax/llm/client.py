@@ -1,7 +1,7 @@
 """An asynchronous client of any OpenAI-compatible chat endpoint.
 
 Answers come whole (`complete`) or piece by piece (`stream`). Failures are one kind of error, `LLMError`; a stream that
-is left early is really closed. An answer is asked for again as long as nothing of it was given out, never afterwards.
+is left early is really closed. A request is retried as long as none of its answer was passed on, never afterwards.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Answer:
 
     text: str
     finish: str
-    """Why it ended, as the server says: "stop", "length", ...; "truncated" when it exceeded `max_chars`."""
+    """Why it ended, as the server reports: "stop", "length", ...; "truncated" when it exceeded `max_chars`."""
     usage: Usage
 
 
@@ -41,7 +41,7 @@ class Client:
     Args:
         config: of the endpoint.
         seed: of the waiting times between tries.
-        give_up_after: nothing more is asked after so many answers in a row that did not come; None never gives up.
+        give_up_after: no more requests after this many failed answers in a row; None never gives up.
 
     Raises:
         InputError: the `openai` package is not installed, or OpenAI's own endpoint is asked without a key.
@@ -107,7 +107,7 @@ class Client:
 
             text = without_left_open(await self._retry.run(whole))
             if not text:
-                raise LLMError("empty", "no text behind the model's thinking")
+                raise LLMError("empty", "no text after the model's thinking")
             tally.complete = True
         return Answer(text, "truncated" if tally.truncated else tally.reply.finish, tally.usage)
 
@@ -157,7 +157,7 @@ class Client:
                 return
             left -= len(piece)
             wait = min(self.config.idle_timeout, ends - time.monotonic())
-            async with deadline(wait, "the stream stood still, or took too long"):
+            async with deadline(wait, "the stream stalled, or took too long"):
                 try:
                     piece = await anext(rest)
                 except StopAsyncIteration:
@@ -190,7 +190,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _asking(self, messages: Sequence[Message]) -> AsyncIterator[_Tally]:
-        """A request's turn, once it has come and if the limits allow it; counted when it is over."""
+        """A request's slot, once one is free and if the limits allow it; counted when it is over."""
         tally, failed = _Tally(messages), False
         async with self._places:
             try:
@@ -207,11 +207,9 @@ class Client:
                         self._in_a_row = self._in_a_row + 1 if failed else 0
 
     def _check_limits(self) -> None:
-        """Whether anything may be asked; called in one's turn, when all that was asked before is counted."""
+        """Raises when no more may be asked; called inside a slot, when all earlier requests are counted."""
         if self.give_up_after is not None and self._in_a_row >= self.give_up_after:
-            raise LLMError(
-                "given_up", f"{self._in_a_row} answers in a row did not come, the last: {self._last}"
-            )
+            raise LLMError("given_up", f"{self._in_a_row} answers in a row failed, the last: {self._last}")
         self._budget.check(self.cost, self.usage.tokens)
 
 
@@ -222,13 +220,13 @@ class _Tally:
         self.messages = messages
         self.tries = 0
         self.reply = Reply()
-        """Of the newest try."""
+        """Of the latest try."""
         self.truncated = self.complete = False
         self.usage = Usage()
 
     @property
     def whole(self) -> bool:
-        """All of the answer that is wanted came."""
+        """All of the answer that was wanted came."""
         return self.complete or self.truncated
 
     def count(self, failed: bool) -> Usage:

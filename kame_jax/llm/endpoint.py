@@ -38,7 +38,7 @@ class Endpoint:
             from kame_jax.llm.bounded import BoundedClient, read_body
         except ImportError:
             raise InputError(
-                "OpenAI-compatible endpoints are asked through the openai package: install kame_jax[llm]"
+                "OpenAI-compatible endpoints need the openai package: install kame_jax[llm]"
             ) from None
         key = os.environ.get(key_env, "").strip()
         if not key and base_url is None:
@@ -48,7 +48,7 @@ class Endpoint:
             )
         self._model, self._base_url, self._key, self._openai = model, base_url, key, openai
         self._max_bytes, self._read_body = max_bytes, read_body
-        # Retries are ours, so that they are counted; a server without keys still wants a header.
+        # We retry ourselves, so that retries are counted; a server without keys still wants a header.
         self.api: Any = openai.AsyncOpenAI(
             api_key=key or "none",
             base_url=base_url,
@@ -77,7 +77,7 @@ class Endpoint:
 
     @contextlib.asynccontextmanager
     async def failures(self) -> AsyncIterator[None]:
-        """Whatever a request within this block raises, as our error.
+        """Turns anything that a request within this block raises into our error.
 
         Raises:
             LLMError: see there.
@@ -101,7 +101,7 @@ class Endpoint:
         if isinstance(error, openai.APITimeoutError) or "Timeout" in type(error).__name__:
             return LLMError("timeout", words)
         if isinstance(error, openai.APIConnectionError):
-            # A server that was reached and hung up, or could not be reached.
+            # A server that closed the connection, or could not be reached.
             return LLMError("cut" if "Protocol" in type(cause).__name__ else "connection", words)
         if isinstance(error, openai.OpenAIError | ValueError):
             return LLMError("malformed", words)

@@ -26,7 +26,7 @@ HINTS = {
     "stream_options": "stream_usage: false",
     "system role": "system_role: false",
 }
-"""What a server's words point at -> the setting (`LLMConfig`) that helps."""
+"""What a server's message mentions -> the setting (`LLMConfig`) that helps."""
 
 
 class LLMError(RuntimeError):
@@ -44,21 +44,21 @@ class LLMError(RuntimeError):
         "filtered": the server or the model declined to answer;
         "empty": the answer holds no text;
         "budget": a limit of the configuration is reached;
-        "given_up": too many answers in a row did not come.
+        "given_up": too many answers in a row failed.
     """
 
     def __init__(self, kind: str, message: str, retry_after: float | None = None) -> None:
         self.kind = kind
         self.words = message
         self.retry_after = retry_after
-        """Seconds that the server asks to wait; None where it does not say."""
+        """Seconds that the server asks to wait; None where it does not."""
         self.who = "back end"
         """Who failed, as a reader knows it."""
         super().__init__(f"{kind}: {message}")
 
 
 class Failures:
-    """What went wrong: how often each kind, and the words of its first time, which are news once."""
+    """What went wrong: how often each kind, and the message of its first time, which is reported once."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -67,7 +67,7 @@ class Failures:
         self._news: deque[str] = deque()
 
     def add(self, who: str, kind: str, words: str) -> None:
-        """Counts a failure of a server, named as a reader knows it; `words` are one line."""
+        """Counts a failure of a server, named as the user knows it; `words` are one line."""
         self.counts[who, kind] += 1
         if (who, kind) not in self._words:
             self._words[who, kind] = words
@@ -104,7 +104,7 @@ def status_error(status: int, headers: Mapping[str, str], body: bytes, *secrets:
     words = found[1] if found else re.sub(r"<[^<>]*>", " ", text)
     kind = status_kind(status)
     if kind == "rate_limit" and any(mark in text.lower() for mark in _NO_QUOTA):
-        kind = "refused"  # no quota is left, which waiting does not mend
+        kind = "refused"  # no quota is left: waiting does not help
     where = f", to {headers['location']}" if 300 <= status < 400 and "location" in headers else ""
     hints = [setting for mark, setting in HINTS.items() if status < 500 and mark in words.lower()]
     hint = f" (set {', '.join(hints)})" if hints else ""

@@ -17,7 +17,7 @@ PUBLIC_KEY = "public_token"
 
 
 def packages() -> Any:
-    """The module `msgpack`, when `websockets` is there as well.
+    """The module `msgpack`, if `websockets` is installed as well.
 
     Raises:
         InputError: they are not installed.
@@ -45,5 +45,5 @@ def address(url: str, option: str) -> str:
 
 
 def headers(key_env: str = KEY_ENV) -> dict[str, str]:
-    """What a request carries to be let in."""
+    """Authorisation headers of a request."""
     return {"kyutai-api-key": os.environ.get(key_env, "").strip() or PUBLIC_KEY}

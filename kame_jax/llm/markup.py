@@ -1,6 +1,6 @@
-"""What of a model's output is its answer: no thinking, no tool call, nothing behind a token that ends the turn.
+"""The part of a model's output that is its answer: no thinking, no tool calls, nothing after an end-of-turn token.
 
-Servers take such marks out of the text where they know the model's template; what they leave in is taken out here.
+Servers take such marks out of the text where they know the model's template; what they leave in is removed here.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _FIRSTS = frozenset(mark[0] for mark in _MARKS)
 
 
 def without_left_open(text: str) -> str:
-    """`text` behind the thinking that ends in it without having begun: a template may begin it in the prompt."""
+    """`text` after thinking that ends in it but began elsewhere: a template may open it in the prompt."""
     ends = [found.end() for found in _LEFT_OPEN.finditer(text)]
     return text[ends[-1] :].lstrip() if ends else text
 
@@ -77,13 +77,13 @@ class Visible:
 
     def __init__(self) -> None:
         self.ended = False
-        """A mark said that the answer is over: what follows is of no use."""
+        """A mark ended the answer: what follows is ignored."""
         self.called_tool = False
         self._held = ""
         self._until: re.Pattern[str] | None = None
 
     def push(self, piece: str) -> str:
-        """Takes the next piece and gives what is visible for certain."""
+        """Takes the next piece and returns what is certainly visible."""
         text, at, shown = self._held + piece, 0, []
         while not self.ended:
             found = (self._until or _MARK).search(text, at)
@@ -105,7 +105,7 @@ class Visible:
         return "".join(shown)
 
     def finish(self) -> str:
-        """What was held back because a mark might have begun there."""
+        """What was held back because it might have begun a mark."""
         return "" if self._until else self._held
 
     def _sure(self, text: str) -> int:

@@ -19,19 +19,19 @@ from kame_jax.llm.markup import Visible
 MAX_LINE = 1 << 20
 """Bytes of a line or an event."""
 TURN_SECONDS = 2e-3
-"""Of work on an answer, before other work on the event loop gets its turn."""
+"""Of work on an answer, before other work on the event loop can run."""
 MOST_TOKENS = 1 << 53
 DONE = "[DONE]"
 
 
 class Reply:
-    """One answer as it is read; `pieces` gives its text, the rest says what came beside it."""
+    """One answer as it is read; `pieces` gives its text, the rest is what came with it."""
 
     def __init__(self) -> None:
         self.finish = ""
-        """Why it ended, as the server says: "stop", "length", ..."""
+        """Why it ended, as the server reports: "stop", "length", ..."""
         self.counted: tuple[int, int] | None = None
-        """Tokens asked and answered, where the server counts them."""
+        """Prompt and answer tokens, where the server counts them."""
         self.chars = 0
         """Of the answer and the reasoning, seen or not."""
         self._visible = Visible()
@@ -63,7 +63,7 @@ class Reply:
         self._check_end()
 
     def _shown(self, text: str | None) -> str:
-        """What of the next text (None: there is no more) is visible; half a character waits for its other half."""
+        """The visible part of the next text (None: the end); half a character waits for its other half."""
         whole = self._half + (text or "")
         self._half = ""
         if text is not None and whole and "\ud800" <= whole[-1] <= "\udbff":
@@ -92,7 +92,7 @@ class Reply:
         text = ""
         for choice in choices:
             if choice.get("index") not in (0, None):
-                continue  # one answer is asked for
+                continue  # one answer was requested
             if error := reported({"error": choice.get("error")}):
                 raise LLMError(error[0], one_line(error[1]))
             self.finish = str(choice.get("finish_reason") or self.finish)
@@ -114,7 +114,7 @@ class Reply:
         if not over and self._odd and not self._any:
             raise LLMError("malformed", f"expected choices, got {self._odd}: is base_url right?")
         if not over:
-            raise LLMError("cut", "the answer ended without saying why")
+            raise LLMError("cut", "the answer ended without a finish_reason")
         if self.finish == "error":
             raise LLMError("server", "the server says that the answer failed")
         if self.finish in ("content_filter", "refusal") or (self._declined and not self._any):
@@ -154,7 +154,7 @@ def _text_of(content: Any) -> str:
 
 
 def _counts(usage: Any) -> tuple[int, int] | None:
-    """Tokens asked and answered, if both are counts."""
+    """Prompt and answer tokens, if both are counts."""
     if not isinstance(usage, Mapping):
         return None
     asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -166,7 +166,7 @@ def _counts(usage: Any) -> tuple[int, int] | None:
 async def _events(parts: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """The data of server-sent events; of a body without any, the whole body.
 
-    Work grows with the body's length alone, and other work gets its turn every few milliseconds.
+    Work grows with the body's length alone, and other work can run every few milliseconds.
     """
     data, other = bytearray(), bytearray()
     any_event, turn = False, time.perf_counter()
@@ -194,7 +194,7 @@ async def _events(parts: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
 
 async def _lines(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The lines of a body without their ends, and an empty one behind the last."""
+    """The lines of a body without their ends, and an empty one after the last."""
     rest = bytearray()
     async for part in parts:
         rest += part

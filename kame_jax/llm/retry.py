@@ -1,4 +1,4 @@
-"""When a server is tried again, and when nothing more is asked of it: the same for LLM, STT and TTS."""
+"""When a request is retried, and when no more are sent: the same for LLM, STT and TTS."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Retry:
         self._random = random.Random(seed)
 
     def wait(self, failures: int, retry_after: float | None) -> float:
-        """Seconds to wait after so many failures in a row (at least 1), the last of which asked for `retry_after`."""
+        """Seconds to wait after this many failures in a row (at least 1), the last of which asked for `retry_after`."""
         wait = self.backoff * 2 ** min(failures - 1, 30) * self._random.uniform(0.5, 1.0)
         return min(max(wait, retry_after or 0.0), self.max_backoff)
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What `work` gives, tried again after failures that another try may mend.
+        """What `work` returns, retried after failures that may be temporary.
 
         Raises:
             LLMError: of the last try.
@@ -54,13 +54,13 @@ class Budget:
     """How much of a paid service may be used."""
 
     max_cost: float | None
-    """In the unit of the prices; None is no limit."""
+    """In the unit of the prices; None sets no limit."""
     most: float | None
-    """In `unit`; None is no limit."""
+    """In `unit`; None sets no limit."""
     unit: str
 
     def check(self, cost: float, used: float) -> None:
-        """Whether anything more may be asked.
+        """Raises when no more may be spent.
 
         Raises:
             LLMError: of kind "budget".

@@ -1,4 +1,4 @@
-"""WebSockets to services of speech: no redirects, and failures as ours. Needs the package `websockets`."""
+"""WebSockets to speech services: no redirects, and failures as our errors. Needs the package `websockets`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def connect(url: str, headers: Mapping[str, str], timeout: float) -> Any:
         """Sound and text go to the server that was named."""
 
         def process_redirect(self, exc: Exception) -> Exception | str:
-            """A redirect is a refusal."""
+            """A redirect is refused."""
             return exc
 
     return Direct(

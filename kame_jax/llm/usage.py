@@ -1,4 +1,4 @@
-"""What was asked of a language model, what came of it, and what it cost."""
+"""What was asked of a language model, what it answered, and what it cost."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Usage:
     """Counts of one request or the sum of many; `+` adds them."""
 
     requests: int = 0
-    """Answers asked for, further tries not counted."""
+    """Answers requested, retries not counted."""
     tries: int = 0
     """Requests sent."""
     failed: int = 0
-    """Answers that did not come, or not whole."""
+    """Answers that failed, or were incomplete."""
     cancelled: int = 0
     """Streams closed by us before their end."""
     truncated: int = 0
@@ -36,7 +36,7 @@ class Usage:
 
     @property
     def tokens(self) -> int:
-        """Tokens asked and answered."""
+        """Prompt and answer tokens."""
         return self.input_tokens + self.output_tokens
 
     def cost(self, config: LLMConfig) -> float:
@@ -45,6 +45,6 @@ class Usage:
 
 
 def estimate_tokens(messages: Iterable[Mapping[str, str]], chars: int) -> tuple[int, int]:
-    """Tokens asked and answered, guessed from characters (rounded up), `chars` of them answered."""
+    """Prompt and answer tokens, estimated from characters (rounded up), `chars` of them of the answer."""
     asked = sum(len(message["content"]) for message in messages)
     return -(-asked // CHARS_PER_TOKEN), -(-chars // CHARS_PER_TOKEN)

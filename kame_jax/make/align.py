@@ -1,4 +1,4 @@
-"""Words with times to one text token a frame: the inner monologue of one speaker.
+"""Words with times to one text token per frame: the inner monologue of one speaker.
 
 Semantics: SakanaAI/kame_finetune `tools/tokenize_text.py`, its float arithmetic included.
 """
@@ -15,7 +15,7 @@ from kame_jax.errors import InputError
 from kame_jax.streams import FRAME_RATE
 
 TAIL_SECONDS = 1.0
-"""Frames go on for this long after the last word."""
+"""Seconds of frames after the last word."""
 
 
 def align_text(
@@ -32,7 +32,7 @@ def align_text(
     """One speaker's text as frames: each piece at the frame its first character begins in, or the next free one.
 
     A word's characters share its duration equally. The frame before a piece that follows padding gets `end_pad_id`.
-    Unless `exact`, an exact multiple of the frame length lies one frame early, as in the reference (float floor
+    Unless `exact`, an exact multiple of the frame length is one frame early, as in the reference (float floor
     division).
 
     Args:
@@ -44,12 +44,12 @@ def align_text(
         spaces: words are separated by spaces (not so in Japanese or Chinese).
         spell_bytes: a character outside the vocabulary is written as its byte pieces, at its time. False does what
             the reference does: its bytes are looked up as one piece, found unknown and written as id 0, and when the
-            tokenizer puts a space in front of a text they come last, behind all other pieces.
+            tokenizer puts a space in front of a text they come last, after all other pieces.
         exact: times are taken to the microsecond and frames from whole numbers; `end_pad_id` stands before words only,
             not inside one (without `spaces`, before each piece that follows padding).
 
     Returns:
-        Token ids, one a frame, up to a second after the last word; empty without a word.
+        Token ids, one per frame, up to a second after the last word; empty without words.
 
     Raises:
         InputError: several speakers, a time that is negative or goes backwards, pieces that do not fit the
@@ -117,7 +117,7 @@ def reference_units(tokenizer: SentencePieceProcessor, text: str) -> Iterator[Un
 
 
 def spelled_units(tokenizer: SentencePieceProcessor, text: str) -> Iterator[Unit]:
-    """Pieces with each run of bytes cut at the characters it spells, whose bytes stay tokens of their own."""
+    """Pieces with each run of bytes cut at the characters it spells, whose bytes stay separate tokens."""
     held: list[str] = []
     for piece in tokenizer.encode(text, out_type=str):
         if not piece.startswith("<0x"):

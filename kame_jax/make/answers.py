@@ -1,7 +1,7 @@
-"""Many questions to a language model: each asked once, whatever happens in between, within a budget.
+"""Many questions to a language model: each asked once, even across interruptions, within a budget.
 
 Answers are kept under the content of their question (model, settings, messages) in append-only files, a line each, so a
-job that was killed asks nothing twice. How one answer is got, and how failures are tried again, is `kame_jax.llm`'s.
+job that was killed asks nothing twice. How one answer is obtained, and how failures are retried, is `kame_jax.llm`'s.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from kame_jax.llm import Client, LLMError, Message
 from kame_jax.llm.usage import Usage
 
 FAILURES_IN_A_ROW = 20
-"""After so many answers that did not come, one after the other, the endpoint is given up."""
+"""After this many failed answers in a row, the endpoint is given up."""
 IDENTITY = ("model", "base_url", "max_tokens", "temperature", "reasoning_effort", "max_chars")
 """Settings that an answer depends on."""
 
 
 class Stopped(RuntimeError):
-    """Nothing more is asked: the budget is spent, or the endpoint does not answer."""
+    """No further questions are sent: the budget is spent, or the endpoint does not answer."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a job stands."""
+    """A job's progress."""
 
     asked: int
     """Calls made by this process."""
     reused: int
-    """Answers that were there already."""
+    """Answers that were cached already."""
     failed: int
     tokens: int
-    """Of this and all earlier processes on the same cache."""
+    """By this and all earlier processes on the same cache."""
     cost: float
     seconds: float
 
@@ -63,7 +63,7 @@ class Answers:
     """Asks one model, with a cache. Use it inside one event loop (`async with`).
 
     Args:
-        config: of the endpoint; its budget counts what the cache has cost already.
+        config: of the endpoint; its budget includes what the cached answers have cost.
         cache: folder of the answers; None keeps none.
         name: of this process's file in it, when several share the cache.
 
@@ -90,7 +90,7 @@ class Answers:
         self._asked = self._reused = self._failed = 0
 
     def _load(self, path: Path) -> Usage:
-        """Takes the answers of a file over; a last line that was cut off is no answer."""
+        """Takes over the answers of a file; a truncated last line does not count."""
         tokens = [0, 0]
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -103,7 +103,7 @@ class Answers:
                     tokens[0] += item["input_tokens"]
                     tokens[1] += item["output_tokens"]
                 except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                    raise InputError(f"{path}: line {number} is no answer: {error}") from None
+                    raise InputError(f"{path}: line {number} is not an answer: {error}") from None
         return Usage(input_tokens=tokens[0], output_tokens=tokens[1])
 
     async def __aenter__(self) -> Answers:
@@ -116,7 +116,7 @@ class Answers:
 
     @property
     def status(self) -> Status:
-        """How the job stands."""
+        """The job's progress."""
         usage = self._client.usage
         return Status(
             self._asked,
@@ -128,15 +128,15 @@ class Answers:
         )
 
     async def ask(self, messages: Sequence[Message], whole: bool = False) -> str:
-        """The answer; the same messages are asked once, also when asked for at the same time.
+        """The answer; the same messages are sent once, also when requested concurrently.
 
         Args:
             messages: the chat.
-            whole: an answer that was cut by a limit of length is a failure.
+            whole: an answer that was cut by a length limit is a failure.
 
         Raises:
-            LLMError: it did not come.
-            Stopped: nothing more is asked.
+            LLMError: no answer came.
+            Stopped: no further questions are sent.
         """
         text, finish = await self._once(messages)
         if whole and finish in ("length", "truncated"):
@@ -176,7 +176,7 @@ class Answers:
             self._asked += 1
             self._failed += 1
             raise
-        # Nothing is awaited between the answer and its line in the file: a place is free for the next question only
+        # Nothing is awaited between the answer and its line in the file: a slot is free for the next question only
         # when this answer is safe.
         self._asked += 1
         self._known[key] = answer.text, answer.finish
@@ -200,7 +200,7 @@ def question_key(config: LLMConfig, messages: Sequence[Message]) -> str:
 
 
 def _appending(path: Path) -> IO[str]:
-    """A file to append to, without the half line that a killed process may have left at its end."""
+    """A file to append to, without the partial line that a killed process may have left at its end."""
     if path.is_file():
         content = path.read_bytes()
         if content and not content.endswith(b"\n"):

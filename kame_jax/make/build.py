@@ -33,13 +33,13 @@ Item = tuple[str, Callable[[], Record]]
 
 @dataclass(frozen=True)
 class Source:
-    """Records that can be gone through again and again, a few in memory at a time."""
+    """Records that can be iterated repeatedly, a few in memory at a time."""
 
     path: str
     names: Callable[[], Iterator[str]]
     items: Callable[[], Iterator[Item]]
     facts: dict[str, Any]
-    """How the records were made; empty where nobody says."""
+    """How the records were made; empty where unknown."""
     tokenizer: Path | None
 
 
@@ -55,7 +55,7 @@ def open_source(path: str | Path) -> Source:
     """Finds out what is at `path`.
 
     Raises:
-        InputError: nothing that holds records.
+        InputError: it does not hold records.
     """
     if find_dataset(path):
         dataset = Dataset(path)
@@ -108,7 +108,7 @@ def _given(value: Record | InputError) -> Record:
 
 
 def common_facts(sources: Sequence[Source], **known: int) -> dict[str, Any]:
-    """What all sources say of themselves; `known` stands in where they say nothing.
+    """What all sources state about themselves; `known` fills in what they do not.
 
     Raises:
         InputError: they were made differently, in one list.
@@ -182,7 +182,7 @@ def build_dataset(
         held_out: share of the dialogues in `validation`.
         seed: of that choice.
         block_frames: see `data.dataset`.
-        known: codebooks, card and text_card, for sources that do not say.
+        known: codebooks, card and text_card, for sources that do not state theirs.
         progress, say: see `make.job`.
 
     Raises:
@@ -217,7 +217,7 @@ def _records(
             if name not in wanted:
                 continue
             if name in done:
-                job.complain("there are several of this name, the first is taken", name)
+                job.complain("there are several of this name, the first one is used", name)
                 continue
             done.add(name)
             record = None
@@ -242,7 +242,7 @@ def export_parquet(
     """Writes all records as kame_finetune's parquet files; arguments as in `build_dataset` and `write_parquet`.
 
     Raises:
-        InputError: sources that do not fit together, no pyarrow, or nothing is left.
+        InputError: sources that do not fit together, pyarrow is missing, or nothing is left.
     """
     facts = common_facts(sources, **(known or {}))
     outcome, names = BuildOutcome(), _names(sources)

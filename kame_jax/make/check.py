@@ -15,16 +15,16 @@ from kame_jax.errors import InputError
 from kame_jax.streams import FRAME_SECONDS
 
 SLACK = FRAME_SECONDS
-"""Seconds, one frame: what a word may run past the audio or into its neighbour without a remark."""
+"""Seconds, one frame: how far a word may run past the audio or into its neighbour without being reported."""
 MIN_RATE = 8000
-"""Samples a second: less is no recording of speech."""
+"""Samples a second: less is not a recording of speech."""
 MANY = 3
-"""Of the same kind of fault, so many are named; the others are counted."""
+"""Faults of one kind that are named; the others are counted."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What is left of a dialogue, and what was mended."""
+    """What remains of a dialogue, and what was mended."""
 
     words: tuple[Word, ...]
     notes: tuple[str, ...]
@@ -42,7 +42,7 @@ def check_dialogue(
 
     Raises:
         InputError: everything that cannot be mended, in one line: times that run backwards or are negative, a word
-            that begins behind the audio, a speaker who is not A or B, or who is left without a word.
+            that begins after the audio, a speaker who is not A or B, or who is left without a word.
     """
     faults: list[str] = []
     for kind, bad in (
@@ -52,7 +52,7 @@ def check_dialogue(
         ),
         ("words with times that are not 0 <= start <= end", [_said(w) for w in words if not _in_time(w)]),
         (
-            f"words that begin behind the audio of {seconds:.2f} s",
+            f"words that begin after the audio of {seconds:.2f} s",
             [_said(w) for w in words if _in_time(w) and w.start >= seconds + SLACK],
         ),
     ):
@@ -105,7 +105,7 @@ def _note_events(oracle: Sequence[Mapping[str, Any]], seconds: float, notes: lis
     outside = [i for i, record in enumerate(oracle) if _outside(record, seconds)]
     if outside:
         notes.append(
-            f"{len(outside)} oracle records lie outside the audio of {seconds:.2f} s: "
+            f"{len(outside)} oracle records are outside the audio of {seconds:.2f} s: "
             + _few(f"record {i} at {oracle[i]['timestamp_ms']} ms" for i in outside)
         )
 

@@ -29,7 +29,7 @@ CITATION = """@article{kuroki2025kame,
   journal={arXiv preprint arXiv:2510.02327},
   year={2025}
 }"""
-"""Of the format's origin: four streams with simulated oracles."""
+"""The format's origin: four streams with simulated oracles."""
 
 
 class DialogueBuilder(tfds.core.GeneratorBasedBuilder):
@@ -125,7 +125,7 @@ def write_dataset(
 
     Args:
         out: the folder to make; must be new or empty.
-        splits: per name, a function that gives its records one after the other; none may be empty.
+        splits: per name, a function that yields its records; none may be empty.
         facts: JSON values that go into the description's metadata: how the records were made.
         tokenizer: SentencePiece model of the text, kept with the data set.
         block_frames: most frames of a block.
@@ -144,7 +144,7 @@ def write_dataset(
         try:
             with _silent():
                 builder.download_and_prepare()
-        except Exception:  # TFDS makes another error of the one that was raised
+        except Exception:  # TFDS replaces the error that was raised
             if builder.empty is None:
                 raise
             raise InputError(f"{out}: no dialogue is left for split {builder.empty}") from None
@@ -166,7 +166,7 @@ def write_dataset(
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without TFDS's own progress bars and remarks."""
+    """Without TFDS's own progress bars and log lines."""
     tfds.disable_progress_bar()
     root = logging.getLogger()
     level = root.level

@@ -1,4 +1,4 @@
-"""Codes of many recordings at once, on all local devices. What becomes of them is `make.tokens`'."""
+"""Codes of many recordings at once, on all local devices. `make.tokens` makes records of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A job over many items that may be stopped and started again: what is there is kept, the rest is made.
+"""A job over many items that may be stopped and restarted: what exists is kept, the rest is made.
 
-What goes wrong with one item is one line that names it, and all others are made. What an item is (a dialogue to
+A failed item is reported in one line that names it, and all others are made. What an item is (a dialogue to
 tokenise, an oracle, a question to speak) is the caller's.
 """
 
@@ -17,7 +17,7 @@ from kame_jax.files import NOT_THE_USERS, read_json, write_json
 from kame_jax.make.answers import Stopped
 
 Progress = Callable[[int, int, str], None]
-"""Called with the items done, their total, and what else there is to say."""
+"""Called with the items done, their total, and any further remark."""
 Shard = tuple[int, int]
 """(i, n): every n-th item from the i-th on, so that n processes share the work."""
 
@@ -28,15 +28,15 @@ class Outcome:
 
     made: int = 0
     kept: int = 0
-    """Those that were there already."""
+    """Those that existed already."""
     seconds: float = 0.0
     """Of audio, in items made or kept."""
     problems: list[str] = field(default_factory=list)
     """One line for each item that was left out."""
     notes: list[str] = field(default_factory=list)
-    """One line for each thing that was mended or passed over."""
+    """One line for each thing that was mended or skipped."""
     stopped: str | None = None
-    """Why nothing more was made, where that happened."""
+    """Why the job stopped early, where it did."""
 
 
 class Job:
@@ -63,7 +63,7 @@ class Job:
 
     @contextlib.contextmanager
     def guard(self, name: str) -> Iterator[None]:
-        """What fails within is a problem of the item `name`, unless the machine cannot go on."""
+        """A failure inside is a problem of the item `name`, unless the machine cannot continue."""
         try:
             yield
         except Stopped as error:
@@ -86,27 +86,27 @@ class Job:
             self._say(line)
 
     def note(self, name: str, text: str) -> None:
-        """Says something about an item that is made nevertheless."""
+        """Reports something about an item that is still made."""
         self.outcome.notes.append(f"{self._kind} {name}: {text}")
         self._say(self.outcome.notes[-1])
 
     def advance(self, items: int = 1, text: str = "") -> None:
-        """So many more items are done."""
+        """Counts further items as done."""
         self._done += items
         self._progress(self._done, self._total, text)
 
 
 def settle(file: Path, settings: Mapping[str, Any], complaint: str, *, told: tuple[str, ...] = ()) -> None:
-    """Leaves the settings of a new job in `file`, and compares them with those that are there.
+    """Leaves the settings of a new job in `file`, or compares them with those already in it.
 
     Args:
         file: JSON; its folder must exist.
         settings: what equal items follow from; JSON values.
-        complaint: the message when others are there.
-        told: names of settings that are only told, and may differ.
+        complaint: the message when the file holds others.
+        told: names of settings that are only recorded, and may differ.
 
     Raises:
-        InputError: the settings there differ, or are no JSON object.
+        InputError: the settings there differ, or are not a JSON object.
     """
     if not file.is_file():
         write_json(file, settings)

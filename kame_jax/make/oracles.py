@@ -1,8 +1,8 @@
 """Simulated oracles for a folder of dialogues: `oracle_raw/<id>.json` for each, by one of three strategies.
 
 `hint` reveals the true reply word by word, `random` (`make.random_oracle`) shows other dialogues' replies and then the
-true one, `llm` asks a language model. When what is asked is `make.simulate`'s; how questions are asked, cached and
-paid is `make.answers`'.
+true one, `llm` asks a language model. What is asked, and when, is `make.simulate`'s; how questions are sent, cached and
+paid for is `make.answers`'.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kame_jax.oracle.speakable import speakable
 STRATEGIES = ("hint", "random", "llm")
 SETTINGS = "oracle_settings.json"
 OPEN_DIALOGUES = 32
-"""Dialogues under way at once."""
+"""Dialogues processed at once."""
 
 
 @dataclass
@@ -44,14 +44,14 @@ class OraclesMade(Outcome):
     empty: int = 0
     """Answers of which nothing, or not everything, could be spoken; they make no event."""
     without_reply: int = 0
-    """Events of the random strategy for which no fitting reply was left; they are left out."""
+    """Events of the random strategy for which no suitable reply remained; they are left out."""
     changes: Counter[str] = field(default_factory=Counter)
     """What was changed to make answers speakable, by kind (`oracle.speakable.KINDS`)."""
 
 
 @dataclass(frozen=True)
 class OracleRecipe:
-    """What is asked of every dialogue."""
+    """What is asked about every dialogue."""
 
     strategy: str
     rules: Rules
@@ -72,7 +72,7 @@ class OracleRecipe:
         """What `SETTINGS` holds.
 
         The reference leaves hashes of all texts and oracles in `oracle_raw/manifest.json` instead. Of those only the
-        pool's says something that nothing else here does; a file among the oracles would be taken for a dialogue's.
+        pool's is not recorded elsewhere here; a file among the oracles would be taken for a dialogue's.
         """
         return dataclasses.asdict(self) | {"model": model, "prompts": prompts.VERSION, "pool": pool}
 
@@ -100,11 +100,11 @@ def make_oracles(
         tokens: of a text, for the strategy `random`.
         pool: folder of the dialogues whose replies that strategy shows (default: `root`).
         shard: which dialogues.
-        overwrite: makes those anew that are there.
+        overwrite: makes existing ones again.
         progress, say: see `make.job.Job`.
 
     Raises:
-        InputError: no texts there, or oracles that were made with other settings.
+        InputError: there are no texts, or the oracles were made with other settings.
     """
     root = Path(root)
     texts = find_texts(root)
@@ -122,7 +122,7 @@ def make_oracles(
 
 
 def _reply_pool(texts: Sequence[Path], recipe: OracleRecipe, tokens: Tokens) -> tuple[Reply, ...]:
-    """All replies of all dialogues that can be read; those that cannot are said in their turn."""
+    """All replies of all dialogues that can be read; those that cannot are reported when their turn comes."""
 
     def dialogues() -> Iterator[tuple[str, list[Request]]]:
         for path in texts:
@@ -143,7 +143,7 @@ def _settle(target: Path, description: dict[str, Any], overwrite: bool) -> None:
         return
     if not file.is_file() and any(target.glob("*.json")):
         raise InputError(f"{target}: holds oracles that this command did not make; --overwrite replaces them")
-    complaint = f"{target}: its oracles were made with other settings; --overwrite makes them anew"
+    complaint = f"{target}: its oracles were made with other settings; --overwrite makes them again"
     settle(file, description, complaint)
 
 

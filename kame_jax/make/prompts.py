@@ -5,7 +5,7 @@ from __future__ import annotations
 from kame_jax.make.simulate import Request
 
 VERSION = 1
-"""Counts up when a prompt changes: answers to older ones are not taken from a cache anyway, their texts differ."""
+"""Increases when a prompt changes: cached answers to older ones are not used in any case, since their texts differ."""
 
 SYSTEM = (
     "You listen in on a conversation between two people and foresee what will be said next. You answer with the next "

@@ -1,7 +1,7 @@
 """Question sets to items of one form: GSM8K, MMLU-Pro, HSSBench, MT-Bench and plain JSON lines, local or from the Hub.
 
-No question set is shipped; HSSBench comes without a licence, so only the converter is here. What can be spoken of an
-item is `make.rewrite`'s to say.
+No question set is shipped; HSSBench comes without a licence, so only the converter is here. What of an item can be
+spoken is decided in `make.rewrite`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Item:
     id: str
     questions: tuple[str, ...]
     answers: tuple[str, ...]
-    """One a question; "" where the set has none."""
+    """One per question; "" where the set has none."""
     options: tuple[str, ...] = ()
     """Of a multiple choice, fillers removed."""
     reasoning: str = ""
@@ -40,7 +40,7 @@ class Item:
 
     @property
     def digest(self) -> str:
-        """A short name for what the item says, whatever it is called."""
+        """A hash of the item's content, independent of its name."""
         facts = dataclasses.asdict(self) | {"id": None}
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -64,12 +64,12 @@ def fetch(source: str) -> Path:
     try:
         repo = "/".join(parts[:2])
         return Path(hf_hub_download(repo, parts[2], repo_type="dataset", revision=revision or None))
-    except Exception as error:  # of many kinds, the network's among them
+    except Exception as error:  # of many kinds, network errors among them
         raise InputError(f"{source}: cannot be fetched: {' '.join(str(error).split())[:300]}") from None
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Rows of a .jsonl, .json or .parquet file with their numbers from 1; a line that is not JSON comes as its error.
+    """Rows of a .jsonl, .json or .parquet file with numbers from 1; a line that is not JSON is yielded as its error.
 
     Raises:
         InputError: another kind of file, or one that cannot be read at all (not UTF-8, for example).
@@ -96,7 +96,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _parsed(text: str) -> Any:
-    """A JSON value, or the error that it is none."""
+    """A JSON value, or the error that it is not one."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -119,7 +119,7 @@ def recognise(row: Any) -> str:
 
 
 def read_items(source: str, form: str | None = None) -> Iterator[Item | InputError]:
-    """The items of a question set; a row that is none comes as its error, one line with the row's number.
+    """The items of a question set; a row that is not an item is yielded as its error, one line with the row's number.
 
     Args:
         source: see `fetch`.
@@ -151,7 +151,7 @@ def _checked(item: Item) -> Item:
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:
-    """A field's text; a number is written out. Raises KeyError when it is missing, InputError when it says nothing."""
+    """A field's text; a number is written out. Raises KeyError when it is missing, InputError when it is empty."""
     value = row[field]
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """Oracles without a language model: replies of other dialogues first, then the true one.
 
 Semantics: `tools/random_oracle.py` of SakanaAI/kame_finetune (`--strategy random` of its later versions), its draws in
-its order. When what is asked is `make.simulate`'s, files are `make.oracles`'.
+its order. When a question is asked, and which, is `make.simulate`'s; files are `make.oracles`'.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kame_jax.errors import InputError
 from kame_jax.make.simulate import Request, oracle_record
 
 SHORTEST, LONGEST = 0.5, 2.0
-"""Of a foreign reply, in lengths of the true one."""
+"""Length of a foreign reply, relative to the true one."""
 
 Tokens = Callable[[str], Sequence[Any]]
 """The tokens (or words) of a text: replies are compared and measured by them."""
@@ -32,7 +32,7 @@ class Reply:
     text: str
     tokens: tuple[Any, ...]
     owners: frozenset[str]
-    """The dialogues that it is said in."""
+    """The dialogues in which it occurs."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def reply_pool(dialogues: Iterable[tuple[str, Sequence[Request]]], tokens: Token
 
 
 def pool_fingerprint(pool: Sequence[Reply]) -> str:
-    """A short name for what may be shown: a job that goes on with another pool would draw other replies."""
+    """A hash of what may be shown: a job that continued with another pool would draw other replies."""
     facts = [[reply.text, list(reply.tokens), sorted(reply.owners)] for reply in pool]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -112,7 +112,7 @@ def random_records(
         tokens: of a text.
 
     Returns:
-        The records, and the events left out because no fitting reply was left; the reference stops there.
+        The records, and the events left out because no suitable reply remained; the reference stops there.
     """
     said = {
         tuple(tokens(" ".join(w.word for w in turn)))
@@ -147,7 +147,7 @@ def _drawn(
     length: int,
     rng: random.Random,
 ) -> list[str]:
-    """Texts of so many replies, or of all that fit."""
+    """Texts of this many replies, or of all that fit."""
 
     def fits(i: int) -> bool:
         reply = pool[i]
@@ -157,7 +157,7 @@ def _drawn(
             and SHORTEST * length <= len(reply.tokens) <= LONGEST * length
         )
 
-    # Most draws of a large pool hit; only where many miss is the whole pool gone through.
+    # Most draws of a large pool hit; the whole pool is searched only when many miss.
     chosen: dict[int, None] = {}
     for _ in range(max(1000, 20 * count)):
         if len(chosen) == count or not pool:

@@ -46,7 +46,7 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What is too much to be said in one breath, in words."""
+    """Most that is said at once, in words."""
 
     question: int = 80
     answer: int = 60
@@ -102,7 +102,7 @@ def template_lines(item: Item, limits: Limits, seed: int = 0) -> list[Line]:
 
 
 def is_sentence(written: str, spoken: str) -> bool:
-    """Whether an answer says something by itself, so that nothing like "The answer is" may stand before it."""
+    """Whether an answer is a sentence by itself, so that nothing like "The answer is" may precede it."""
     words = spoken.lower().replace(",", "").rstrip(".").split()
     return (
         len(words) > 12
@@ -148,7 +148,7 @@ def parse_lines(text: str, limits: Limits) -> list[Line]:
     Raises:
         Refused: turns that do not alternate from B, fewer than two of them, or a turn that is too long.
     """
-    # Some models leave out the mark at which their thinking begins.
+    # Some models leave out the tag that opens their thinking.
     text = re.sub(r"<(think|thinking)>.*?(?:</\1>|\Z)", "", text, flags=re.DOTALL)
     text = re.split(r"</think(?:ing)?>", text)[-1]
     turns: list[tuple[str, list[str]]] = []
@@ -165,7 +165,7 @@ def parse_lines(text: str, limits: Limits) -> list[Line]:
 
 
 def check_item(item: Item, limits: Limits) -> None:
-    """Raises Refused when an item cannot be spoken, whoever words it."""
+    """Raises Refused when an item cannot be spoken in any wording."""
     texts = [*item.questions, *item.answers, *item.options]
     if item.needs_picture:
         raise Refused("picture")

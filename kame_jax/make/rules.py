@@ -1,4 +1,4 @@
-"""Which of the reference's data defects are kept when data is made: a named switch each, two presets that set them all.
+"""Which of the reference's data defects are kept when data is made: a named switch each, and two presets for all.
 
 A switch that is on is the corrected behaviour; with all of them off, data is made as SakanaAI/kame_finetune makes it.
 The rules that training applies are settings of a run, under the same presets: `kame_jax.config.presets`.
@@ -21,11 +21,11 @@ class Rules:
     whole_turn: bool = True
     """T4: a pause does not end a turn, so that the answer does not come before the question is over."""
     bridge_backchannels: bool = True
-    """T5: a turn and a hint go on across a short back-channel of the other speaker."""
+    """T5: a turn and a hint continue across a short back-channel of the other speaker."""
     while_speaking: bool = True
-    """T6: events go on for the speaker who has begun to answer, instead of turning to the other side at once."""
+    """T6: events continue for the speaker who has begun to answer, instead of turning to the other side at once."""
     skip_ticks: bool = True
-    """T7: a moment without a next utterance is passed over; off: it ends the dialogue."""
+    """T7: a moment without a next utterance is skipped; off: it ends the dialogue."""
     sort_words: bool = True
     """T8: words are taken by the time they end, without overlaps; off: as the file has them."""
     protect_kept: bool = True
@@ -60,7 +60,7 @@ def read_rules(preset: str, changes: Sequence[str] = ()) -> Rules:
             settings = " and ".join(TRAINING_RULES[name].corrected)
             problems.append(f"{name!r} is applied by training: there the setting is {settings}")
         elif name not in known:
-            problems.append(f"{name!r} is no rule, expected one of {', '.join(known)}")
+            problems.append(f"{name!r} is not a rule, expected one of {', '.join(known)}")
         elif value not in ("on", "off"):
             problems.append(f"{change!r}: expected {name}=on or {name}=off")
         else:

@@ -1,4 +1,4 @@
-"""The fourth stream: what the back end knows, one token a frame."""
+"""The fourth stream: what the back end knows, one token per frame."""
 
 from kame_jax.oracle.schedule import OracleOp, OracleSchedule, OracleState
 

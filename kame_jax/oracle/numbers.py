@@ -1,8 +1,8 @@
-"""Numbers in English words: what a number, a fraction, a year, a time or a date is when it is read aloud.
+"""Numbers in English words: how a number, a fraction, a year, a time or a date is read aloud.
 
 Only words are made here; what a piece of text means is decided in `oracle.spoken`. British "and", American fractions.
-num2words (LGPL) and inflect know cardinals and ordinals alone, which are the few lines below; nemo-text-processing
-knows more, and needs a compiler of transducers.
+num2words (LGPL) and inflect know only cardinals and ordinals, which are the few lines below; nemo-text-processing
+knows more, but needs a transducer compiler.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _hundreds(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """A place in words, as "twenty-first"."""
+    """An ordinal in words, as "twenty-first"."""
     words = cardinal(number)
     cut = max(words.rfind(" "), words.rfind("-")) + 1
     last = words[cut:]

@@ -34,7 +34,7 @@ class OracleState(NamedTuple):
     late: jax.Array
     """int32: tokens dropped because their step had passed ("drop" only)."""
     overflow: jax.Array
-    """int32: tokens dropped because they lay further ahead than the capacity."""
+    """int32: tokens dropped because they were further ahead than the capacity."""
 
 
 class OracleOp(NamedTuple):
@@ -58,7 +58,7 @@ class OracleSchedule:
     pad_id: int
     """Read when the oracle is idle (3 in KAME)."""
     late: str = "queue"
-    """What becomes of a token that arrives after its step has passed. "queue": it is read next, first in first out.
+    """What happens to a token that arrives after its step has passed. "queue": it is read next, first in first out.
     "drop": it is never read, as in the reference's live loop, which counts steps since the answer's start."""
     tail: str = "clear"
     """What a new answer does to the rest of a longer old one. "clear": removes it, as in the reference's live loop.
@@ -73,16 +73,16 @@ class OracleSchedule:
         """A whole row at once, from answers that are complete when they arrive (training).
 
         Args:
-            positions: the step of each answer's start token; must lie in `[0, length)`.
+            positions: the step of each answer's start token; must be in `[0, length)`.
             answers: the tokens of each answer.
             length: steps in the row.
 
         Returns:
-            int32 `[length]`. With tail "keep", answers are written in the order given, each over what is there.
+            int32 `[length]`. With tail "keep", answers are written in the order given, each over the ones before.
             With tail "clear", in the order of their positions.
 
         Raises:
-            ValueError: a position lies outside the row.
+            ValueError: a position is outside the row.
         """
         outside = [p for p in positions if not 0 <= p < length]
         if outside:

@@ -1,7 +1,7 @@
 """Text as it can be spoken: no thinking, no markup, no symbols, numbers in words, only periods and commas.
 
-The same for data and for a live back end, whole or as it streams in, so that what is trained is what is served.
-English. Every number and sign is spoken by its value; what has no reading is left out, and told in `Spoken.refused`.
+The same for data and for a live back end, whole or streamed, so that what is trained is what is served.
+English. Every number and sign is spoken by its value; what has no reading is left out, and listed in `Spoken.refused`.
 Changes are counted. Time is linear in the text.
 """
 
@@ -34,7 +34,7 @@ class Spoken:
     changes: dict[str, int] = field(default_factory=dict)
     """Keys from `KINDS`; kinds that did not occur are missing."""
     refused: list[Refusal] = field(default_factory=list)
-    """Parts that `text` lacks because they cannot be spoken. Thinking, markup and emoji are no such parts."""
+    """Parts that `text` lacks because they cannot be spoken. Thinking, markup and emoji do not count."""
 
 
 def speakable(text: str, max_chars: int = MAX_CHARS) -> Spoken:
@@ -53,7 +53,7 @@ def speakable(text: str, max_chars: int = MAX_CHARS) -> Spoken:
 class Speaker:
     """A text that streams in, to words that can be spoken.
 
-    However it is cut, all words together are those of `speakable` on the whole. A word comes once nothing behind it can
+    However it is cut, all words together are those of `speakable` on the whole. A word comes once nothing after it can
     change it, most often when the next one has begun. `RESTART` among the words says that all before was thinking;
     that happens at most once.
     """
@@ -77,7 +77,7 @@ class Speaker:
         return self._lexer.refused
 
     def push(self, piece: str) -> list[str]:
-        """Takes the next piece of text, and gives the words that became certain."""
+        """Takes the next piece of text, and returns the words that became certain."""
         words: list[str] = []
         for start in range(0, min(len(piece), self._room), _SLICE):
             self._lexer.feed(piece[start : min(start + _SLICE, self._room)])
@@ -89,7 +89,7 @@ class Speaker:
         return words
 
     def finish(self) -> list[str]:
-        """Gives the words still held back when the text is complete."""
+        """Returns the words still held back when the text is complete."""
         self._lexer.finish(cut=self.cut)
         words = [*self._read(), *self._flush(None)]
         if words:
@@ -109,7 +109,7 @@ class Speaker:
                 words += self._add(item)
 
     def _add(self, item: str) -> list[str]:
-        """Takes words or punctuation, and gives the words before that are complete now."""
+        """Takes words or punctuation, and returns the earlier words that are now complete."""
         if item == RESTART:
             self._word = self._mark = ""
             return [RESTART]
@@ -154,7 +154,7 @@ class Speaker:
 
 
 def _numeral(before: str, word: str) -> str:
-    """A Roman numeral behind a name or the like, in words; other words as they are."""
+    """A Roman numeral after a name or the like, in words; other words as they are."""
     if not word.isupper() or not before[:1].isupper() or before.isupper() or not set(word) <= set("IVXL"):
         return word
     value = roman(word)

@@ -1,4 +1,4 @@
-"""Text of a back end to oracle tokens, and tokens back to text; an answer that streams in is `tandem.speech`'s.
+"""Text of a back end to oracle tokens, and tokens back to text; streamed answers are `tandem.speech`'s.
 
 The oracle is written with the tokenizer of the inner monologue, without begin or end marks. When a token is read is
 `oracle.schedule`'s.
@@ -16,12 +16,12 @@ from kame_jax.errors import InputError
 from kame_jax.files import regular_file
 
 TOKENIZER_NAME = "tokenizer.model"
-"""Of the SentencePiece model beside dialogues, records, data sets, checkpoints and in a run's folder."""
+"""Of the SentencePiece model next to dialogues, records, data sets, checkpoints and in a run's folder."""
 HIDDEN_IDS = (0, 1, 2, 3)
 """Ids that no transcript shows: end of padding (also `<unk>`), begin, end, padding."""
 
 TOKENIZER_NAMES = (TOKENIZER_NAME, "tokenizer_spm_32k_3.model")
-"""What a checkpoint's tokenizer is called where no `config.json` names it."""
+"""Names of a checkpoint's tokenizer where no `config.json` names it."""
 
 
 def tokenizer_file(spec: str | Path) -> Path:
@@ -52,7 +52,7 @@ def load_tokenizer(spec: str | Path) -> SentencePieceProcessor:
 def encode_oracle(tokenizer: SentencePieceProcessor, text: str) -> list[int]:
     """Oracle tokens of a whole text, as kame_finetune's `tools/tokenize_oracle.py` makes them.
 
-    The text is stripped and each line encoded alone; between two lines stands the token of a newline, if the
+    The text is stripped and each line encoded alone; between two lines is the token of a newline, if the
     tokenizer has one.
     """
     text = text.strip()

@@ -1,4 +1,4 @@
-"""Live conversations: a transcript of the user, a back end that thinks along, and the oracle that tells the model."""
+"""Live conversations: a transcript of the user, a back end that thinks along, and the oracle that informs the model."""
 
 from kame_jax.tandem.backend import Backend, Embedded, LanguageModel, Question
 from kame_jax.tandem.conversation import Conversation

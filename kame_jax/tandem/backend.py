@@ -1,6 +1,6 @@
 """Who answers: a language model behind an endpoint, or the user's own questions and answers.
 
-A back end turns what is known of a conversation into an answer that streams in, piece by piece.
+A back end turns what is known of a conversation into an answer that streams, piece by piece.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Question:
     """What is known when an answer is asked for."""
 
     turns: tuple[Turn, ...]
-    """The conversation so far in the order of time, the user's turn that is under way at its place."""
+    """The conversation so far in the order of time, including the user's current turn."""
     partial: str
-    """The user's turn that is under way, or has just ended."""
+    """The user's current turn, or the one that has just ended."""
     final: bool
     """The user has finished."""
     time: float
@@ -54,10 +54,10 @@ class Backend(Protocol):
     """Answers questions."""
 
     immediate: bool
-    """Answers at once and without waiting for anything: a conversation with it does not depend on the machine."""
+    """Answers at once without waiting: a conversation with it does not depend on the machine's speed."""
 
     def ask(self, question: Question) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """The answer's pieces; leaving the block closes what is open. An empty answer says that there is none."""
+        """The answer's pieces; leaving the block closes what is open. An empty answer means that there is none."""
         ...
 
     async def close(self) -> None:
@@ -113,7 +113,7 @@ def messages(question: Question, config: TandemConfig, llm: LLMConfig) -> list[M
     """The chat that a language model gets: who said what in the order of time, cut from the front.
 
     User and assistant take turns and the user has the first and the last one, since many servers refuse other chats.
-    What the assistant has begun to say in answer to the turn that is under way is therefore told in the system
+    What the assistant has begun to say in answer to the turn that is under way is therefore put in the system
     message, unless the server continues a last message (`prefill`).
     """
     turns = [(turn.role, turn.text) for turn in question.turns if turn.text]
@@ -149,7 +149,7 @@ _STOP_WORDS = frozenset(
 
 
 def content_words(text: str) -> list[str]:
-    """Lower-case words of `text` without those that every sentence has; all of them where no other is left."""
+    """Lower-case words of `text` without those that every sentence has; all of them where no others are left."""
     words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower())
     return [word for word in words if word not in _STOP_WORDS] or words
 
@@ -157,15 +157,15 @@ def content_words(text: str) -> list[str]:
 class Embedded:
     """Answers from a list of questions and answers, without a network: the one whose question fits best.
 
-    Entries are ranked with BM25 over the words heard so far, the words of function counting half; a word that is still
-    being heard may be the beginning of one. An entry of which less than `min_score` was heard is no answer.
+    Entries are ranked with BM25 over the words heard so far, with function words counting half; a word that is still
+    being heard may be the beginning of one. An entry of which less than `min_score` was heard is not used.
 
     Args:
         entries: (question, answer) pairs.
         config: `delay` and `min_score` are read.
 
     Raises:
-        InputError: no entry.
+        InputError: no entries.
     """
 
     immediate = True
@@ -178,7 +178,7 @@ class Embedded:
         lengths = [sum(words.values()) for words in counts]
         mean = sum(lengths) / len(lengths) or 1.0
         seen = Counter(word for words in counts for word in words)
-        # word -> what hearing it adds to the score of each entry that has it
+        # word -> what it adds to the score of each entry that has it
         self._gains: dict[str, list[tuple[int, float]]] = {word: [] for word in seen}
         self._whole = [0.0] * len(entries)
         for index, (words, length) in enumerate(zip(counts, lengths)):
@@ -208,7 +208,7 @@ class Embedded:
             else:
                 problems.append(f'entry {number}: expected {{"question": "...", "answer": "..."}}')
         if problems:
-            raise InputError(f"{path}: {len(problems)} entries are no question with its answer", problems)
+            raise InputError(f"{path}: {len(problems)} entries are not a question with its answer", problems)
         return cls(entries, config)
 
     def best(self, heard: str) -> tuple[float, str]:
@@ -226,7 +226,7 @@ class Embedded:
         return scores.get(index, 0.0) / max(self._whole[index], 1e-9), self._entries[index][1]
 
     def _meant(self, word: str, last: bool) -> list[str]:
-        """The words that `word` may be: itself, and where it is still being heard those that begin with it."""
+        """The words that `word` may be: itself, and while it is still being heard those that begin with it."""
         if not last or len(word) <= 2:
             return [word] if word in self._gains else []
         first = bisect.bisect_left(self._vocabulary, word)

@@ -1,7 +1,7 @@
 """The tandem: one engine session, what the user is heard to say, and a back end whose answers become the oracle.
 
-Two clocks: frames, on which sound comes in and goes out, and the back end's own time. Nothing of the back end is ever
-waited for: its answers run beside the frames as tasks, and whatever becomes of them, the frames go on. Rules when to
+Two clocks: frames, on which sound comes in and goes out, and the back end's own time. The frames never
+wait for the back end: its answers run as concurrent tasks, and even if they fail, the frames continue. Rules when to
 ask and when a new answer replaces the old one: `TandemConfig`; the reference's are in SakanaAI/kame `server_oracle.py`.
 """
 
@@ -31,12 +31,12 @@ from kame_jax.tandem.words import count_words, spoken_part
 MOST_TURNS = 100
 """That a question may refer to."""
 CHARS_AT_ONCE = 200
-"""Of an answer that are spoken on the event loop, before other work there gets its turn."""
+"""Of an answer that are converted on the event loop, before other work there can run."""
 
 
 @dataclass
 class _Answer:
-    """One answer under way."""
+    """One answer in flight."""
 
     number: int
     question: Question
@@ -50,11 +50,11 @@ class _Answer:
     """Its first tokens are in the oracle."""
     done: bool = False
     fell: bool = False
-    """It failed, or there is none where there should be."""
+    """It failed, or it is empty where it should not be."""
     restarts: int = 0
 
     def take(self, ids: list[int]) -> None:
-        """Adds tokens to those that wait, or puts them in the place of all before."""
+        """Adds tokens to those that wait, or replaces all earlier ones."""
         if self.tokens.restarts > self.restarts:
             self.restarts, self.begun, self.ids = self.tokens.restarts, False, []
         self.ids += ids
@@ -110,7 +110,7 @@ class Conversation:
 
     @property
     def waiting(self) -> bool:
-        """Whether an answer is under way, or has not reached the oracle yet."""
+        """Whether an answer is in flight, or has not reached the oracle yet."""
         return bool(self._answers)
 
     async def step(self, samples: np.ndarray, came: float | None = None) -> Frame:
@@ -121,7 +121,7 @@ class Conversation:
 
         Args:
             samples: of the user.
-            came: when the sound was there, by `time.monotonic`; None: when the frame before was out.
+            came: when the sound was available, by `time.monotonic`; None: when the previous frame was finished.
         """
         await self.before(samples, came)
         frame = await asyncio.to_thread(self.session.push, samples)
@@ -138,7 +138,7 @@ class Conversation:
             for heard in self.transcript.push(samples, now):
                 await self._hear(heard, now)
         if self._heard.text:
-            # A question that came too soon after the last one is asked when its time has come.
+            # A question that came too soon after the last one is asked when the interval is over.
             await self._maybe_ask(now)
         self._apply(now)
 
@@ -168,8 +168,8 @@ class Conversation:
         Args:
             frames: the user's sound.
             paced: wait for each frame's time, as a microphone would.
-            ops: changes of the oracle beside those of the back end, in the order of their steps.
-            progress: told the frames done and their total.
+            ops: changes of the oracle in addition to those of the back end, in the order of their steps.
+            progress: called with the frames done and their total.
             after: given all frames so far, the sound that follows the recording; None ends the conversation.
         """
         started, came, left = time.monotonic(), None, deque(ops)
@@ -192,7 +192,7 @@ class Conversation:
         return out
 
     async def close(self) -> None:
-        """Cancels every answer under way, and waits until its connection is closed."""
+        """Cancels every answer in flight, and waits until its connection is closed."""
         tasks = [answer.task for answer in self._answers if answer.task is not None]
         for answer in list(self._answers):
             self._cancel(answer)
@@ -208,7 +208,7 @@ class Conversation:
         said = spoken_part(heard.text) or (self._heard.text if heard.final else "")
         if not said:
             return
-        # A source may say anything of the time; no word ends after the sound that was heard.
+        # A source may report any time; no word ends after the sound that was heard.
         heard = Heard(said, heard.final, heard.time if 0.0 <= heard.time <= now else now)
         self._log({"event": "heard", "text": heard.text, "final": heard.final, "time": heard.time})
         self.measures.heard(heard)
@@ -244,7 +244,7 @@ class Conversation:
         await self._ask(Question(self._context(heard), heard.text, heard.final, heard.time), now)
 
     def _answers_this(self, text: str) -> bool:
-        """Whether an answer to just this text was adopted or is under way."""
+        """Whether an answer to exactly this text was adopted or is in flight."""
         return self._asked_text == text and self.config.final_llm is None
 
     def _context(self, heard: Heard) -> tuple[Turn, ...]:
@@ -257,7 +257,7 @@ class Conversation:
         assert self.backend is not None
         under_way = [answer for answer in self._answers if not answer.done]
         if len(under_way) >= self.config.max_streams:
-            # The newest knows nearly what this one will; those that wait longest must come, even from a slow back end.
+            # The newest knows nearly as much as this one will; the oldest must arrive, even from a slow back end.
             self._cancel(max(under_way, key=lambda a: (a.number != self._adopted, a.number)))
         self._number += 1
         answer = _Answer(self._number, question, SpokenTokens(self._tokenizer, self.config.max_words))
@@ -275,7 +275,7 @@ class Conversation:
             self.measures.delays.append(self.config.delay)
 
     async def _stream(self, backend: Backend, answer: _Answer) -> None:
-        """Reads one answer. Whatever goes wrong ends here: it is counted, and the oracle falls back."""
+        """Reads one answer. Any failure ends here: it is counted, and the oracle falls back."""
         try:
             started = time.monotonic()
             async with backend.ask(answer.question) as pieces:
@@ -287,7 +287,7 @@ class Conversation:
                     if answer.tokens.full:
                         self.events["cut_long"] += 1
                         break
-            # All that an answer without a certain word holds back is spoken now.
+            # What was held back in an answer without a certain word is used now.
             finish = answer.tokens.finish
             answer.take(finish() if answer.chars <= CHARS_AT_ONCE else await asyncio.to_thread(finish))
             answer.done = True
@@ -326,7 +326,7 @@ class Conversation:
             self.events["cancelled"] += 1
 
     def _apply(self, now: float) -> None:
-        """Takes what the answers brought since the last frame to the session's oracle."""
+        """Passes what the answers brought since the last frame to the session's oracle."""
         immediate = self.backend is not None and self.backend.immediate
         for answer in list(self._answers):
             if answer not in self._answers or (immediate and now < self._due(answer)):
@@ -392,7 +392,7 @@ class Conversation:
 
     @property
     def unanswered(self) -> str | None:
-        """Why a back end or a source of transcripts gave nothing all the time, where that is so."""
+        """Why a back end or a source of transcripts never gave anything, where that is so."""
         source = self.transcript
         if source is not None and not self._any_heard and source.failures.counts:
             return f"no word of the user was ever understood: {source.failures.summary()[0]}"

@@ -38,8 +38,8 @@ class WordTokens:
 
     Args:
         tokenizer: of the model.
-        padding_id: says that the word before it is whole.
-        end_padding_id: says so too, and that the next word begins here.
+        padding_id: marks the word before it as complete.
+        end_padding_id: does so too, and marks the beginning of the next word.
     """
 
     def __init__(self, tokenizer: SentencePieceProcessor, padding_id: int, end_padding_id: int) -> None:
@@ -89,10 +89,10 @@ class KyutaiModel(Threaded):
 
     @classmethod
     def open(cls, config: STTConfig, sample_rate: int, pause: float = 0.8) -> KyutaiModel:
-        """From a checkpoint, as `--checkpoint` takes it, with the codec and the tokenizer beside it.
+        """From a checkpoint, as `--checkpoint` takes it, with the codec and the tokenizer next to it.
 
         Raises:
-            InputError: something is missing, or the model is none that listens only.
+            InputError: something is missing, or the model is not one that only listens.
         """
         checkpoint = str(config.model)
         found, settings = open_checkpoint(checkpoint).config, loader_settings(checkpoint, "stt_config")
@@ -103,7 +103,7 @@ class KyutaiModel(Threaded):
         delay = settings.get("audio_delay_seconds") if config.audio_delay is None else config.audio_delay
         if delay is None:
             raise InputError(
-                f"{checkpoint}: no stt_config says how late its words come: set audio_delay (0.5 for the 1B model, "
+                f"{checkpoint}: no stt_config with the delay of its words: set audio_delay (0.5 for the 1B model, "
                 "2.5 for the 2.6B one)"
             )
         prefix = config.silence_prefix
@@ -130,7 +130,7 @@ class KyutaiModel(Threaded):
         heard = self._word(frame, time)
         if self._turn and self._over(frame, time):
             if len(frame.extra_heads) > PAUSE_HEAD:
-                # Silence heard at once drives out the words that are still inside the model.
+                # Silence processed at once flushes the words that are still inside the model.
                 for later in range(1, self._delay + 1):
                     heard += self._word(self._session.push(self._silence), time + later * FRAME_SECONDS)
             heard.append(self._heard(final=True))

@@ -1,7 +1,7 @@
 """Kyutai's speech-to-text server (moshi-server, modules Asr and BatchedAsr) as a source of transcripts.
 
 Protocol: kyutai-labs/moshi `rust/moshi-server/src/asr.rs`, `/api/asr-streaming`. Words come with their times; models
-that predict pauses end a turn early. A pause is followed by silence sent at once, which drives out the words that are
+that predict pauses end a turn early. A pause is followed by silence sent at once, which flushes the words that are
 still inside the model, as kyutai-labs/unmute does it.
 """
 
@@ -18,12 +18,12 @@ from kame_jax.tandem.networked import RATE, Socketed
 from kame_jax.tandem.transcript import Heard
 
 PAUSE_HEAD = 2
-"""Of the model's extra heads, the one whose first class is "nothing more is said for two seconds"."""
+"""Of the model's extra heads, the one with the first class "nothing more is said for two seconds"."""
 FRAME_SAMPLES = 1920
 MOST_WORDS, MOST_WORD_CHARS = 2000, 100
 """Of a turn, and of a word."""
 DELAY = 0.5
-"""Seconds by which words come late where nothing else is said: the 1B model's."""
+"""Seconds by which words come late unless set otherwise: the 1B model's."""
 
 
 class KyutaiServer(Socketed):
@@ -78,7 +78,7 @@ class KyutaiServer(Socketed):
                 await self._flush(socket)
         elif kind == "Marker":
             self._returned += 1
-            # The silence that drove the words out is in the server's clock and not in ours.
+            # The silence that flushed the words is in the server's clock and not in ours.
             if self._origin is not None:
                 self._origin -= self._silence / RATE
             self._close_turn()
@@ -95,7 +95,7 @@ class KyutaiServer(Socketed):
 
     @property
     def _silence(self) -> int:
-        """Samples of silence, in whole frames, that drive out every word."""
+        """Samples of silence, in whole frames, that flush every word."""
         return (math.ceil(self._delay * RATE / FRAME_SAMPLES) + 1) * FRAME_SAMPLES
 
     async def _pack(self, socket: Any, message: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Speech-to-text behind a network: a thread with an event loop of its own, so that a conversation never waits for it.
+"""Speech-to-text over a network: a thread with its own event loop, so that a conversation never waits for it.
 
-Failures are counted and tried again, more and more slowly; sound that a slow server does not take is left out rather
-than kept without end; what was sent is counted against a budget.
+Failures are counted and retried, at growing intervals; sound that a slow server does not take is dropped rather
+than buffered without limit; what was sent is counted against a budget.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ MOST_TOLD = 100
 
 
 class Networked:
-    """What all such sources share; a source says in `_session` what it does until something fails.
+    """What all such sources share; a source defines in `_session` what it does until something fails.
 
     Args:
         config: limits, and where the server is.
         sample_rate: of the frames, samples a second.
-        who: the service and its address, as a reader knows it.
+        who: the service and its address, as the user knows it.
         frame_rate: frames a second.
     """
 
@@ -73,7 +73,7 @@ class Networked:
         return self.drain()
 
     def drain(self) -> list[Heard]:
-        """What was understood since the last time, of each turn the newest."""
+        """What was understood since the last call, the newest of each turn."""
         heard: list[Heard] = []
         while self._told:
             if heard and not heard[-1].final:
@@ -83,7 +83,7 @@ class Networked:
 
     @property
     def idle(self) -> bool:
-        """All sound that was pushed has been dealt with, or sent."""
+        """All sound that was pushed has been processed, or sent."""
         return self._closed or (self._resting and self._came == self._pushed)
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Networked:
         return self._sent_seconds / 60 * self.config.minute_price
 
     def _soon(self, work: Callable[[], object]) -> None:
-        """Has the thread do something, unless it has ended meanwhile."""
+        """Runs something on the thread, unless it has ended meanwhile."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(work)
 
@@ -200,7 +200,7 @@ class Socketed(Networked):
         super().__init__(config, sample_rate, f"speech-to-text at {url.partition('?')[0]}")
 
     async def _greet(self, socket: Any) -> None:
-        """What is said first."""
+        """The first message."""
 
     async def _send(self, socket: Any, samples: np.ndarray, time: float) -> None:
         """Sends samples, float32 of `RATE`, that end at `time`."""

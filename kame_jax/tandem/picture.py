@@ -1,4 +1,4 @@
-"""The picture of a conversation that thinks along: what was heard, asked, answered, read of it, and said, on one axis.
+"""The picture of a conversation with a back end: what was heard, asked, answered, read, and said, on one time axis.
 
 Drawn from the conversation's own log, so a replayed log draws its oracle as well.
 """
@@ -25,12 +25,12 @@ WIDTH, FONT = 11.0, 8
 CHAR = 0.058
 """Width of a character of the font in inches, about."""
 LANES = 5
-"""Most answers drawn one below the other; of more, the last."""
+"""Most answers drawn one below the other; beyond that, the last ones."""
 
 
 @dataclass
 class Version:
-    """One answer as the oracle had it."""
+    """One answer in the oracle."""
 
     start: int
     """Frame before which it came."""
@@ -42,17 +42,17 @@ class Version:
     read_at: int | None = None
     """Frame of the last token that was read."""
     end: int | None = None
-    """Frame at which a newer one or none took its place."""
+    """Frame at which it was replaced or cleared."""
 
 
 def versions(
     events: Sequence[Mapping[str, Any]], row: Sequence[int], start_id: int, pad_id: int
 ) -> list[Version]:
-    """The answers of a conversation's log, and what of each was read.
+    """The answers of a conversation's log, and how much of each was read.
 
     Args:
         events: the log's lines.
-        row: the oracle token read beside each frame.
+        row: the oracle token read at each frame.
         start_id: marks the start of an answer.
         pad_id: of the idle oracle.
     """
@@ -112,13 +112,13 @@ def talk(
         path: the file to write.
         tokenizer: of both text rows.
         codec: gives sample rate and frame rate.
-        config: gives the ids that are no words.
+        config: gives the ids that are not words.
         user: float32 `[samples]`.
         own: float32 `[samples]`.
         frames: what the model said, frame by frame.
         events: the conversation's log.
         report: its figures.
-        user_words: what the user says, where its times are known; else what was heard stands there.
+        user_words: what the user says, where its times are known; else what was heard is shown.
     """
     seconds = max(len(user), len(own), 1) / codec.sample_rate
     figure = Figure(figsize=(WIDTH, 6.8), layout="constrained")
@@ -243,7 +243,7 @@ def _questions(axis: Axes, events: Sequence[Mapping[str, Any]], seconds: float) 
 def _answers(
     axis: Axes, told: Sequence[Version], tokenizer: SentencePieceProcessor, rate: float, seconds: float
 ) -> None:
-    """One line an answer: its words, those that were read dark, and a bar as long as it stood."""
+    """One line per answer: its words, dark where they were read, and a bar for as long as it was in the oracle."""
     bare(axis, "oracle:\nread, unread", ORACLE)
     shown = told[-LANES:]
     axis.set_ylim(len(shown) - 0.35 if shown else 1, -0.75)

@@ -23,7 +23,7 @@ from kame_jax.tandem.words import MOST_CHARS, join_words, split_words
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription."
 MOST_OPEN = 16
-"""Turns whose transcripts are under way; of more, the oldest ends with what is known of it."""
+"""Turns with pending transcripts; beyond that, the oldest ends with what is known of it."""
 
 
 class Realtime(Socketed):
@@ -32,7 +32,7 @@ class Realtime(Socketed):
     Args:
         config: the endpoint and limits.
         sample_rate: of the frames, samples a second.
-        pause: seconds of silence after which the server is to end a turn.
+        pause: seconds of silence after which the server should end a turn.
 
     Raises:
         InputError: websockets is not installed, or OpenAI's own endpoint is asked without a key.

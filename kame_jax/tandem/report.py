@@ -1,4 +1,4 @@
-"""The figures of a conversation: how old the oracle is when it is read, what becomes of it, and what follows it."""
+"""The figures of a conversation: how old the oracle is when it is read, what happens to it, and what follows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kame_jax.tandem.transcript import Heard
 PAUSE = 1.0
 """Seconds without a word, or without sound, after which the model's next one begins a new turn."""
 AUDIBLE = 1e-2
-"""Root mean square of a frame that is heard: 40 dB below full scale."""
+"""Root mean square of an audible frame: 40 dB below full scale."""
 
 
 class ConversationReport:
-    """Collects while a conversation runs, and of a replayed one what its oracle changes tell; `figures` sums up.
+    """Collects figures while a conversation runs, or from a replayed one's oracle changes; `figures` sums up.
 
     Args:
         pad_id: of the idle oracle.
@@ -46,13 +46,13 @@ class ConversationReport:
         self.delays: list[float] = []
         """Seconds until each answer began."""
         self.frame_ended: float | None = None
-        """When the newest frame was out, in seconds of a monotonic clock."""
+        """When the newest frame was finished, in seconds of a monotonic clock."""
         self._frame_ms: list[float] = []
 
     def frame(self, began: float, ended: float) -> None:
-        """A frame whose sound was there at `began` and that was out at `ended`, in seconds of a monotonic clock.
+        """A frame with sound available at `began` and output finished at `ended`, in seconds of a monotonic clock.
 
-        What counts is how long it took since then, or since the frame before was out where that was later.
+        Its time counts from then, or from the end of the previous frame where that was later.
         """
         if self.frame_ended is not None:
             began = max(began, self.frame_ended)
@@ -74,7 +74,7 @@ class ConversationReport:
         if op.op == "replace":
             self._line.append((self._start, op.step, None))
             if tokens:
-                # The first token behind the start mark is the first that can know the question's last word.
+                # The first token after the start mark is the first that can know the question's last word.
                 self._line.append((tokens.pop(0), op.step, self._newest_word))
                 self._newest_word = None
         self._line.extend((token, op.step, None) for token in tokens)
@@ -84,11 +84,11 @@ class ConversationReport:
         self._answer = text
 
     def stepped(self, seconds: float) -> None:
-        """The engine took so long for a frame."""
+        """The engine's time for a frame."""
         self._steps.append(seconds)
 
     def read(self, token: int, frame: int) -> None:
-        """The model read `token` beside frame `frame`."""
+        """The model read `token` at frame `frame`."""
         if token == self._pad or not self._line:
             return
         while self._line and self._line[0][0] != token:
@@ -101,7 +101,7 @@ class ConversationReport:
                 self._known.append((frame + 1) * FRAME_SECONDS - word)
 
     def heard(self, heard: Heard) -> None:
-        """The user's turn went on or ended."""
+        """The user's turn continued or ended."""
         begin = heard.time
         if self._user and not self._user[-1][2]:
             begin = self._user.pop()[0]

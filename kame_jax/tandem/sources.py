@@ -12,7 +12,7 @@ def read_source(name: str) -> STTConfig:
 
     Args:
         name: a YAML file of `STTConfig` settings; or a source, with the address of its server or the checkpoint to run
-            behind a colon: "pocketsphinx", "whisper", "whisper:http://localhost:8000/v1", "kyutai:ws://localhost:8080",
+            after a colon: "pocketsphinx", "whisper", "whisper:http://localhost:8000/v1", "kyutai:ws://localhost:8080",
             "kyutai:hf://kyutai/stt-1b-en_fr".
 
     Raises:

@@ -1,4 +1,4 @@
-"""A streaming answer as oracle tokens: given out word by word, and always the tokens of the whole answer.
+"""A streaming answer as oracle tokens: released word by word, and always the tokens of the whole answer.
 
 The reference strips and encodes each piece of a stream alone, which gives ids that training never saw. Here a word is
 encoded once it is certain; what it is does not depend on how the text was cut. A piece costs time in proportion to its
@@ -33,14 +33,14 @@ class SpokenTokens:
         self.ids: list[int] = []
         """All tokens of the answer so far."""
         self.restarts = 0
-        """How often what came later made what was given out wrong (a tag that ends thinking nobody saw begin). The
+        """How often later text invalidated what was released (a tag that ends thinking whose start was not seen). The
         tokens given then are those of the whole answer from its beginning."""
         self.full = False
-        """`max_words` or `max_chars` is reached; what comes now is left out."""
+        """`max_words` or `max_chars` is reached; the rest is left out."""
 
     @property
     def text(self) -> str:
-        """What was given out as tokens, as it is spoken."""
+        """What was released as tokens, as it is spoken."""
         return " ".join(self._words)
 
     @property
@@ -54,11 +54,11 @@ class SpokenTokens:
         return self._speaker.refused
 
     def push(self, piece: str) -> list[int]:
-        """Takes the next piece and gives the tokens that became certain."""
+        """Takes the next piece and returns the tokens that became certain."""
         return [] if self.full else self._given(self._speaker.push(piece))
 
     def finish(self) -> list[int]:
-        """Gives the tokens still held back when the answer is complete."""
+        """Returns the tokens still held back when the answer is complete."""
         given = self._given(self._speaker.finish()) if len(self._words) < self._max_words else []
         whole = encode_oracle(self._tokenizer, self.text)
         if whole == self.ids:

@@ -1,7 +1,7 @@
 """What the user says, as far as it was heard: sources of partial transcripts behind one interface.
 
-A source is given each frame of the user's sound and tells what it understood since. Slow recognisers work on a thread
-of their own: a conversation never waits for one.
+A source is given each frame of the user's sound and returns what it understood since. Slow recognisers work on their
+own thread: a conversation never waits for one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Transcript(Protocol):
     """What went wrong."""
 
     def push(self, samples: np.ndarray, time: float) -> list[Heard]:
-        """Takes a frame of sound that ends at `time` seconds; gives what is new, at best the newest alone."""
+        """Takes a frame of sound that ends at `time` seconds; returns what is new, preferably only the newest."""
         ...
 
     def close(self) -> None:
@@ -121,10 +121,10 @@ class TimedTranscript:
         return events
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
     def report(self) -> dict[str, float]:
-        """Nothing to say."""
+        """No figures."""
         return {}
 
     def _speaking(self, time: float) -> bool:
@@ -139,7 +139,7 @@ class TimedTranscript:
 
 
 class Threaded:
-    """A recogniser that computes here, on a thread of its own; it says in `_hear` what a frame gave.
+    """A recogniser that runs locally, on its own thread; `_hear` returns what a frame gave.
 
     Args:
         most_waiting: frames that may wait for it; the oldest beyond that are left out, and counted.
@@ -174,7 +174,7 @@ class Threaded:
             return []
 
     def close(self) -> None:
-        """Ends the thread; what it has not heard yet it will not hear."""
+        """Ends the thread; sound that is still waiting is dropped."""
         self._worker.shutdown(wait=True, cancel_futures=True)
 
     def report(self) -> dict[str, float]:

@@ -41,7 +41,7 @@ class Activity:
     LEAST = -50.0
     QUIETEST = -65.0
     RISE = 2.0 * FRAME_SECONDS
-    """How fast the idea of quiet goes up, decibels a frame."""
+    """How fast the estimate of quiet rises, decibels a frame."""
 
     def __init__(self) -> None:
         self._quiet = self.QUIETEST
@@ -54,11 +54,11 @@ class Activity:
 
 
 class Agreement:
-    """The words on which two transcripts of a growing recording agree; a word once given out stays."""
+    """The words on which two transcripts of a growing recording agree; a word once released stays."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
-        """Given out so far."""
+        """Released so far."""
         self.last: list[str] = []
         """The newest transcript."""
 
@@ -131,23 +131,23 @@ class Whisper(Networked):
             self._loud, self._loud_at = self._loud + 1, time
         self._now = time
         if self._seconds(self._sound) > 2 * self.config.window:
-            # Nobody answers: what is too old for a request is let go.
+            # The server does not answer: sound too old for a request is dropped.
             self.counts["frames_left_out"] += 1
             self._sound.pop(0)
 
     def _due(self) -> bool:
-        """Whether there is something new to ask about, all that waits has been taken, and it is not too soon."""
+        """Whether there is something new to ask about, all waiting sound has been taken, and it is not too soon."""
         new = self._loud >= LEAST_LOUD and self._loud_at > self._asked_loud_at
         soon = self._loop.time() - self._asked_at < self.config.interval
         return new and not soon and not self._waiting
 
     async def _ask(self) -> None:
-        """Sends the turn so far; tells what two answers agree on."""
+        """Sends the turn so far; reports what two answers agree on."""
         if self._seconds(self._sound) > self.config.window:
             await self._cut()
         asked = self._loud_at
         text = self._text(self._agreement.push(await self._transcribe(self._sound)))
-        # What both transcripts have was there when the earlier one was made.
+        # What both transcripts share had been said when the earlier one was made.
         known, self._asked_loud_at = self._asked_loud_at, asked
         if text != self._said.text:
             self._tell_turn(text, final=False, time=known)

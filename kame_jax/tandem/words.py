@@ -7,7 +7,7 @@ import re
 from kame_jax.llm.reply import mended
 
 MOST_CHARS = 8_000
-"""Of a turn; of a longer one the end is kept."""
+"""Of a turn; a longer one keeps its end."""
 _BRACKETS = r"\[\](){}<>（）【】［］"
 _NOTE = re.compile(
     rf"[\[({{<（【［][^{_BRACKETS}]{{0,80}}[\])}}>）】］]"  # [Music], (applause), <noise>
@@ -26,7 +26,7 @@ CHARS_PER_WORD = 2
 
 
 def spoken_part(text: str) -> str:
-    """What of a transcript was said, on one line: no notes such as "[Music]"; empty where only punctuation is left."""
+    """The spoken words of a transcript, on one line: no notes such as "[Music]"; empty if only punctuation is left."""
     text = " ".join(_NOTE.sub(" ", mended(text[-MOST_CHARS:])).split())
     return text if any(c.isalnum() for c in text) else ""
 

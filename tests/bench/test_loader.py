@@ -19,5 +19,5 @@ def test_the_loader_is_measured_on_two_sizes_of_data(tmp_path, capsys):
 
 def test_what_is_no_data_set_is_refused(tmp_path, capsys):
     assert main(["bench", "loader", "--data", str(tmp_path)]) == 2
-    assert "no data set" in capsys.readouterr().err
+    assert "not a data set" in capsys.readouterr().err
     assert main(["bench", "loader", "--frames", "0"]) == 2

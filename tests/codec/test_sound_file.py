@@ -123,7 +123,7 @@ def test_of_mp3s_one_behind_the_other_all_are_read(read):
 def test_of_ogg_streams_one_behind_the_other_the_first_is_read_and_the_others_are_told(read):
     samples, warnings = read(2 * encoded("OGG", "OPUS"))
     assert len(samples) == len(TONE)
-    assert warnings == ["holds recordings one behind the other, of which the first is used"]
+    assert warnings == ["holds several recordings in a row, of which the first is used"]
 
 
 def test_what_stands_behind_the_end_of_a_flac_file_costs_no_sample(read):

@@ -128,7 +128,7 @@ def test_files_that_are_no_records_come_as_one_list(built, tmp_path):
         load_records(tmp_path)
     assert len(error.value.problems) == 5
     assert "pickled.npz: not a record that can be read: Object arrays cannot be loaded" in str(error.value)
-    assert "other.npz: no record, it lacks B" in str(error.value)
+    assert "other.npz: not a record, it lacks B" in str(error.value)
     with pytest.raises(InputError, match="none.npz: no such file, expected a record"):
         load_record(tmp_path / "none.npz")
 

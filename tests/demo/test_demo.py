@@ -36,7 +36,7 @@ def test_the_story_runs_end_to_end_and_leaves_report_pictures_and_sound(tmp_path
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("words")
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert "is there and is no earlier demo" in capsys.readouterr().err
+    assert "exists and is not an earlier demo" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "words"
 
 

@@ -196,11 +196,11 @@ def parquet(path, rows, kind="int32", outer="list_", name=None, extra=()):
 GRID = row("x")["A"]
 BAD_ROWS = {
     "ragged": ({"A": [GRID[0], GRID[1][:-2], GRID[2]]}, "rows of 4 to 6 frames, expected one length"),
-    "absent": ({"B": None}, "no record, it lacks B"),
+    "absent": ({"B": None}, "not a record, it lacks B"),
     "null_row": ({"A": [GRID[0], None, GRID[2]]}, "holds a null within a list"),
     "null_value": ({"A": [GRID[0], [1, None, 3, 4, 5, 6], GRID[2]]}, "holds a null within a list"),
     "empty": ({"A": [], "B": []}, "expected [1 + codebooks, frames]"),
-    "null_events": ({"A_oracle_pred_values": None}, "no record, it lacks A_oracle_pred_values"),
+    "null_events": ({"A_oracle_pred_values": None}, "not a record, it lacks A_oracle_pred_values"),
     "offsets": (
         {"B_oracle_hint_offsets": [0, 3]},
         "oracle events of speaker B: columns of different lengths",
@@ -328,5 +328,5 @@ def test_what_is_no_data_is_refused(tmp_path):
         open_source(tmp_path / "none")
     with pytest.raises(InputError, match="no records in it"):
         open_source(tmp_path)
-    with pytest.raises(InputError, match="no data set"):
+    with pytest.raises(InputError, match="not a data set"):
         Dataset(tmp_path)

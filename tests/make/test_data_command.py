@@ -88,7 +88,7 @@ def test_damaged_records_are_named_and_what_macos_leaves_is_not_counted(dialogue
         (["tokenize", "D", "OUT"], "--codec: expected Mimi's weights"),
         (["tokenize", "D", "OUT", "--codec", CODEC, "--codebooks", "99"], "--codebooks 99: expected 1 to"),
         (["tokenize", "D", "OUT", "--codec", CODEC, "--shard", "4/4"], "--shard 4/4: expected i/n"),
-        (["tokenize", "D", "OUT", "--codec", CODEC, "--rule", "speed=on"], "'speed' is no rule"),
+        (["tokenize", "D", "OUT", "--codec", CODEC, "--rule", "speed=on"], "'speed' is not a rule"),
         (["build", "D", "OUT", "--held-out", "1"], "--held-out 1.0: expected"),
         (["inspect", "none"], "none: no such folder"),
     ],

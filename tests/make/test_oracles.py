@@ -135,7 +135,7 @@ def test_killed_and_started_again_nothing_is_asked_twice(dialogues):
         assert len(server.requests) == calls + 1
         assert second.tokens == first.tokens
     (dialogues / "cache" / "answers-9.jsonl").write_text("{}\n")
-    with Server() as server, pytest.raises(InputError, match="line 1 is no answer"):
+    with Server() as server, pytest.raises(InputError, match="line 1 is not an answer"):
         asked(dialogues, server)
 
 

@@ -79,7 +79,7 @@ BAD = {
         {"words": [*TEXT, Word("A", "now", 2.5, 2.4)]},
         "0 <= start <= end: 'now' (A, 2.5 to 2.4 s)",
     ),
-    "beyond": ({"words": [*TEXT, Word("A", "later", 9.0, 9.4)]}, "begin behind the audio of 3.00 s: 'later'"),
+    "beyond": ({"words": [*TEXT, Word("A", "later", 9.0, 9.4)]}, "begin after the audio of 3.00 s: 'later'"),
     "half_pair": ({"words": json.dumps(words_to_json([*TEXT, Word("A", "\ud800", 2.0, 2.1)]))}, "surrogate"),
     "many_digits": ({"words": f'[{{"start": {"1" * 5000}}}]'}, "text/many_digits.json: not valid JSON"),
     "deep": ({"words": "[" * 100_000}, "text/deep.json: not valid JSON"),
@@ -202,7 +202,7 @@ def test_what_can_be_mended_is_mended_and_said(tmp_path):
     assert not report.problems
     assert report.notes == [
         "dialogue blank: 1 words without text, left out",
-        "dialogue event: 1 oracle records lie outside the audio of 3.00 s: record 0 at 9000 ms",
+        "dialogue event: 1 oracle records are outside the audio of 3.00 s: record 0 at 9000 ms",
         "dialogue long: 1 words run past the audio of 3.00 s: 'Rome' (A, 2.5 to 4 s)",
         "dialogue overlap: 1 words run into the same speaker's next: 'where' (B, 0.2 to 0.9 s)",
         "dialogue unsorted: 1 words out of order, sorted by their end",

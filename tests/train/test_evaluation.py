@@ -125,7 +125,7 @@ def test_the_preset_sets_the_rules_of_the_data_and_an_option_wins_over_it(traine
         (["--data", "nowhere"], "nowhere: no such folder"),
         (["--speakers", "C"], "--speakers 'C': expected A, B or A,B"),
         (["--batch-size", "0"], "--batch-size 0: expected at least 1"),
-        (["--min-frames", "99"], "no piece has --min-frames 99 frames"),
+        (["--min-frames", "99"], "no piece has at least --min-frames 99 frames"),
         (["--checkpoint", "nowhere"], "nowhere: no such file or folder"),
     ],
 )

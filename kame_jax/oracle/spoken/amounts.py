@@ -4,7 +4,7 @@ Rules where a form has several readings:
 
 * Text is English: "1.234" is one point two three four, "1,234" is one thousand two hundred and thirty-four, "3,14" is
   a list of two numbers. Only what cannot be English is read as European: "1.234.567", "1.234,56", "0,5".
-* Indian groups ("1,00,000") and groups of three digits behind a space ("100 000") are one number.
+* Indian groups ("1,00,000") and groups of three digits after a space ("100 000") are one number.
 * "3/7/2026" is the seventh of March unless the first number exceeds 12; "7.3.2026" is the seventh of March as well.
 * A proper fraction with a common name is one ("3/4", three quarters); other slashes divide.
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from kame_jax.oracle.numbers import cardinal, clock, date, digits, fraction, is_date, spell, year
 
 MAX_DIGITS = 60
-"""Of a number that is still read aloud."""
+"""Most digits of a number that is still read aloud."""
 _PLAIN = re.compile(r"\d*\.?\d+")
 _ENGLISH = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _INDIAN = re.compile(r"[1-9]\d?(?:,\d{2})+,\d{3}(?:\.\d+)?")
@@ -52,7 +52,7 @@ def value_digits(text: str) -> str | None:
 
 
 def decimal_comma(text: str) -> str | None:
-    """ "3,50" as 3.50, which is asked only beside a unit or a currency."""
+    """ "3,50" as 3.50, used only next to a unit or a currency."""
     return text.replace(",", ".") if re.fullmatch(r"\d+,\d{1,2}", text) else None
 
 
@@ -85,7 +85,7 @@ def is_fraction(above: str, below: str) -> bool:
 
 
 def times(parts: Sequence[str], half: str) -> Amount:
-    """Numbers with colons between: a time of day where it can be one, else a ratio. `half` is "AM", "PM" or ""."""
+    """Numbers with colons in between: a time of day where it can be one, else a ratio. `half` is "AM", "PM" or ""."""
     whole = all(part.isdigit() and len(part) <= 2 for part in parts)
     if whole and len(parts) in (2, 3) and all(len(part) == 2 for part in parts[1:]):
         hours, minutes, seconds = [*map(int, parts), 0][:3]
@@ -95,10 +95,10 @@ def times(parts: Sequence[str], half: str) -> Amount:
 
 
 def slashes(parts: Sequence[str], divides: bool) -> Amount:
-    """Numbers with slashes between: a date, a fraction, or a division.
+    """Numbers with slashes in between: a date, a fraction, or a division.
 
     Args:
-        divides: the numbers stand among operators, so that no date is meant.
+        divides: the numbers are among operators, so that no date is meant.
     """
     if len(parts) == 3 and not divides:
         found = _slashed_date(parts)
@@ -136,7 +136,7 @@ def _slashed_date(parts: Sequence[str]) -> str | None:
 
 
 def hyphens(parts: Sequence[str], called: bool) -> Amount | None:
-    """Numbers with hyphens between, as one thing: a date, a telephone number, an identifier. None: two operands.
+    """Numbers with hyphens in between, as one thing: a date, a telephone number, an identifier. None: two operands.
 
     Args:
         called: words before them speak of a telephone.

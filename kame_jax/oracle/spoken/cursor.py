@@ -1,4 +1,4 @@
-"""Where the reading of a text stands: the tokens ahead, and what of those behind still matters.
+"""The position in a text being read: the tokens ahead, and what still matters of those already read.
 
 A rule looks ahead as far as it needs (raising `More` when that has not come yet), and changes the state only through
 `done`, once it has decided: so a rule that had to wait is simply tried again.
@@ -12,7 +12,7 @@ from kame_jax.oracle.spoken.lexer import Lexer, Token
 from kame_jax.oracle.spoken.units import COMPARED, CURRENCIES, GREEK, OPERATORS
 
 PAUSE, STOP, LINE, RESTART, GLUE = ",", ".", "\n", "\r", "\b"
-"""Read beside words: punctuation, the end of a line, that all before was thinking, an ending of the last word."""
+"""Read besides words: punctuation, the end of a line, that all before was thinking, an ending of the last word."""
 AHEAD = 8
 """Tokens that are searched for a sign that makes a dash a minus."""
 _ARITHMETIC = frozenset("+×÷±*/^=≈≠<>≤≥·∕")
@@ -25,7 +25,7 @@ class Cursor:
         self.lexer = lexer
         self.ahead: deque[Token] = deque()
         self.left = ""
-        """What stands before: "number", "name" (of a variable), "word", "close", "operator", or "" for none of them."""
+        """What comes before: "number", "name" (of a variable), "word", "close", "operator", or "" for none of them."""
         self.value: float | None = None
         """Of the number before."""
         self.unit = False
@@ -60,7 +60,7 @@ class Cursor:
         return ahead[index]
 
     def done(self, used: int, left: str, value: float | None = None, unit: bool = False) -> None:
-        """Goes on by `used` tokens; `left` is what the next operator finds before it."""
+        """Advances by `used` tokens; `left` is what the next operator finds before it."""
         kinds = [self.before_last, self.last, *(self.peek(k).kind for k in range(max(0, used - 2), used))]
         self.before_last, self.last = kinds[-2:]
         for _ in range(used):
@@ -75,7 +75,7 @@ class Cursor:
         self.year = self.year and not sentence
 
     def skip_emphasis(self, index: int) -> int:
-        """The index of the next token that is no emphasis."""
+        """The index of the next token that is not emphasis."""
         return index + (self.peek(index).text in ("*", "**", "***", "_", "~~"))
 
     def is_number(self, index: int) -> bool:
@@ -98,7 +98,7 @@ class Cursor:
         )
 
     def is_variable(self, index: int) -> bool:
-        """Whether a letter stands there for a value; "a" and "I" do where they are calculated with."""
+        """Whether a letter there is a variable; "a" and "I" are where they are calculated with."""
         token = self.peek(index)
         if token.kind != "word" or len(token.text) != 1:
             return False
@@ -109,7 +109,7 @@ class Cursor:
         return minus or self._is_arithmetic(index + 1)
 
     def is_operator(self, index: int) -> bool:
-        """Whether a sign of arithmetic stands there, with something behind it."""
+        """Whether there is an arithmetic sign, with something after it."""
         token = self.peek(index)
         if token.text in ("*", "**"):
             return self.is_operand(index + 1)

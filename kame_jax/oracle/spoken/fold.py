@@ -13,14 +13,14 @@ LETTER = (
     rf"(?:[^\W\d_{RAISED}{LOWERED}]|[\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed"
     r"\u0900-\u109f\u1780-\u17ff])"
 )
-"""A pattern of a letter, or of a mark that `fold` leaves behind one."""
+"""A pattern of a letter, or of a mark that `fold` leaves after one."""
 ON_THE_LINE = str.maketrans(RAISED + LOWERED, "0123456789+-ni0123456789+-")
 RAISE = str.maketrans("0123456789+-ni", RAISED)
 LOWER = str.maketrans("0123456789+-", LOWERED)
 PICTURE = "\ufffc"
 """What emoji and other pictures become."""
 PLUS = "\u2064"
-"""Stands before a vulgar fraction: "2½" is 2, this, 1, a fraction slash, 2."""
+"""Precedes a vulgar fraction: "2½" is 2, this, 1, a fraction slash, 2."""
 
 _ALIKE = {
     "’": "'", "‘": "'", "ʼ": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"',

@@ -1,7 +1,7 @@
-"""Text as a model writes it, to tokens: thinking, markup and formulas end here.
+"""Text as a model writes it, to tokens: thinking, markup and formulas are resolved here.
 
-One pass over text that may still be streaming in. A token is given out once nothing to come can change it, and what is
-looked at for it is bounded, so the time is linear in the text, whatever the text is.
+One pass over text that may still be streaming. A token is emitted once nothing to come can change it, and its lookahead
+is bounded, so the time is linear in the length of any text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _GROUP = r"\{(?:[^{}\n]|\{(?:[^{}\n]|\{[^{}\n]{0,60}\}){0,60}\}){0,200}\}"
 
 
 class _Construct(NamedTuple):
-    """Something with a beginning and an end: how it looks whole, and while its end has not come yet."""
+    """Something with a beginning and an end: its pattern when whole, and while its end has not come yet."""
 
     whole: re.Pattern[str]
     begun: re.Pattern[str]
@@ -100,7 +100,7 @@ _TOKEN = re.compile(
 
 
 class More(Exception):
-    """What has come does not decide yet."""
+    """More text is needed to decide."""
 
 
 class Token(NamedTuple):
@@ -109,7 +109,7 @@ class Token(NamedTuple):
     kind: str
     text: str
     tight: bool
-    """Nothing stands between it and the token before."""
+    """Nothing separates it from the token before."""
 
 
 class Refusal(NamedTuple):
@@ -120,7 +120,7 @@ class Refusal(NamedTuple):
 
 
 class Lexer:
-    """Text in, piece by piece; tokens out, one by one. `changes` and `refused` tell what was left out on the way."""
+    """Text in, piece by piece; tokens out, one by one. `changes` and `refused` hold what was left out on the way."""
 
     def __init__(self) -> None:
         self.changes: Counter[str] = Counter()
@@ -149,7 +149,7 @@ class Lexer:
         self._waiting, self._whole = [], True
 
     def _take(self, words: str) -> None:
-        """Whole words join the text; what was read goes, but for the character before."""
+        """Whole words join the text; what was read is dropped, except for the last character."""
         start = max(0, self._at - 1)
         self._text, self._at = self._text[start:] + _squeeze(fold(words)), self._at - start
 
@@ -157,7 +157,7 @@ class Lexer:
         """The next token; after the last one of a complete text, "end" again and again.
 
         Raises:
-            More: the text so far does not tell yet what comes.
+            More: the text so far does not decide it yet.
         """
         while True:
             if self._until is not None:
@@ -188,7 +188,7 @@ class Lexer:
         self._at, self._literal = match.end(), False
         kind = match.lastgroup
         if kind == "word" and _LETTERS.fullmatch(match[0]):
-            # Letters with hyphens between are a difference or an abbreviation: they come one by one.
+            # Letters with hyphens in between are a difference or an abbreviation: they come one by one.
             self._at = match.start() + 1
             return Token(kind, match[0][0], self._tight)
         if kind == "emoji":
@@ -217,7 +217,7 @@ class Lexer:
         return Token("markup", "", False)
 
     def _splice(self, end: int, text: str) -> Token:
-        """`text` is read in the place of what stands there."""
+        """`text` is read in place of what is there."""
         start = max(0, self._at - 1)
         self._text, self._at = self._text[start : self._at] + text + self._text[end:], self._at - start
         return Token("markup", "", self._tight)
@@ -230,7 +230,7 @@ class Lexer:
         return match
 
     def _skip_hidden(self) -> None:
-        """Thinking and code: nothing is given out until they end."""
+        """Thinking and code: nothing is emitted until they end."""
         assert self._until is not None
         match = self._until.search(self._text, self._at)
         if match is None:

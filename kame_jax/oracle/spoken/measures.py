@@ -11,7 +11,7 @@ from kame_jax.oracle.spoken.units import CURRENCIES, LENGTHS, PER, SPACED, UNITS
 
 
 def measured(cursor: Cursor, words: list[str], end: int, one: bool) -> tuple[list[str], int, str]:
-    """Percent, degrees, a unit, a currency behind, a scale with a currency behind, a power; or nothing of these."""
+    """Percent, degrees, a unit, a currency after it, a scale with a currency after it, a power; or none of these."""
     follows = cursor.peek(end)
     after = cursor.peek(end + 1) if follows.kind == "sign" or follows.text in ("sq", "cu") else follows
     if follows.text in ("%", "‰"):
@@ -96,7 +96,7 @@ def _with_unit(cursor: Cursor, words: list[str], end: int, one: bool) -> tuple[l
 
 
 def _are_inches(cursor: Cursor, k: int) -> bool:
-    """Whether "in", before `k` and apart from its number, is a unit: nothing follows that something could be in."""
+    """Whether "in", before `k` and apart from its number, is a unit: nothing follows that "in" could refer to."""
     follows = cursor.peek(k)
     if follows.text == "." and follows.tight:
         return not cursor.peek(k + 1).text[:1].isupper()
@@ -119,7 +119,7 @@ def _swallowed(cursor: Cursor, k: int) -> int:
 
 
 def power(exponent: str) -> list[str]:
-    """What raises to a power that is written in digits or a letter; a sign behind makes it the charge of an ion."""
+    """What raises to a power that is written in digits or a letter; a sign after it makes it the charge of an ion."""
     if exponent in ("2", "3"):
         return ["squared" if exponent == "2" else "cubed"]
     parts = re.fullmatch(r"([+-]*)(\d*|[A-Za-z])([+-]?)", exponent)

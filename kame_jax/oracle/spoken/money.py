@@ -15,7 +15,7 @@ _BETWEEN = "and or for to in of per each more less a an the on at with is".split
 
 
 def read_money(cursor: Cursor, at: int = 0, whose: str = "") -> list[str]:
-    """A sum whose sign stands at `at`, or that sign alone; `whose` is the country, where it was named."""
+    """A sum with its sign at `at`, or that sign alone; `whose` is the country, where it was named."""
     one, many, cent, cents = CURRENCIES[cursor.peek(at).text]
     k, minus = at + 1, []
     if cursor.peek(k).text in ("-", "–") and cursor.peek(k).tight and cursor.peek(k + 1).kind == "number":

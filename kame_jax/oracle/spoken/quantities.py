@@ -27,7 +27,7 @@ _HALVES = {"am": "AM", "pm": "PM", "a.m.": "AM", "p.m.": "PM", "a.m": "AM", "p.m
 
 
 def read_number(cursor: Cursor, first: int = 0) -> list[str]:
-    """A number, and what belongs to it; `first` tokens before it are read already."""
+    """A number, and what belongs to it; `first` tokens before it have been read already."""
     token = cursor.peek(first)
     if len(token.text) > amounts.MAX_DIGITS:
         cursor.lexer.refuse(token.text, "number")
@@ -70,7 +70,7 @@ def _joined(cursor: Cursor, first: int, signs: tuple[str, ...]) -> list[str]:
 
 
 def _amount(cursor: Cursor, first: int) -> tuple[Amount, int]:
-    """The digits themselves, with all that joins them: the amount, and the index behind it."""
+    """The digits themselves, with all that joins them: the amount, and the index after it."""
     text = cursor.peek(first).text
     arithmetic = cursor.math or cursor.equals
     parts = _joined(cursor, first, (":",))
@@ -122,7 +122,7 @@ def _amount(cursor: Cursor, first: int) -> tuple[Amount, int]:
 
 
 def spaced(cursor: Cursor, first: int) -> tuple[Amount, int] | None:
-    """Digits that go on behind a space: "100 000", "2 1/2", "555 123 4567"."""
+    """Digits that continue after a space: "100 000", "2 1/2", "555 123 4567"."""
     text, follows = cursor.peek(first).text, cursor.peek(first + 1)
     plain = value_digits(text)
     if plain is None:
@@ -246,7 +246,7 @@ def _with_suffix(cursor: Cursor, amount: Amount, first: int, end: int) -> tuple[
 
 
 def _glued(cursor: Cursor, plain: str, first: int, end: int) -> tuple[list[str], int, str] | None:
-    """Letters right behind a number: 21st, 1990s, 5K, 5km, 3D; a hyphen and more may follow in the same word."""
+    """Letters right after a number: 21st, 1990s, 5K, 5km, 3D; a hyphen and more may follow in the same word."""
     text = cursor.peek(end).text
     head, hyphen, rest = text.partition("-")
     tail = hyphen + rest
@@ -308,7 +308,7 @@ def _is_year(cursor: Cursor, plain: str, end: int) -> bool:
 
 
 def _is_day(cursor: Cursor, end: int) -> bool:
-    """Whether the name of a month follows, and is no verb."""
+    """Whether the name of a month follows, and is not a verb."""
     month, behind = cursor.peek(end), cursor.peek(end + 1)
     if month.kind != "word" or month.text not in MONTHS or month.tight:
         return False

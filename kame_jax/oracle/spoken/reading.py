@@ -1,4 +1,4 @@
-"""Tokens to words: what each sign, number and mark means where it stands.
+"""Tokens to words: what each sign, number and mark means in its context.
 
 Numbers are in `quantities` and `money`, signs with several meanings in `signs`. Parentheses are spoken where they hold
 a calculation that something is done with.
@@ -139,7 +139,7 @@ def _lowered(cursor: Cursor, token: Token) -> list[str]:
 
 
 def _address(cursor: Cursor, token: Token) -> list[str]:
-    """An address on the net, where it is short enough to be said; what ends the sentence behind it is read again."""
+    """An address on the net, where it is short enough to be said; what ends the sentence after it is read again."""
     text = token.text.rstrip(".,;:!?)'\"")
     left = token.text[len(text) :]
     place = text.partition("://")[2] or text
@@ -214,7 +214,7 @@ def _operator(cursor: Cursor, token: Token, sign: str, words: str) -> list[str]:
 
 
 def _international(cursor: Cursor) -> list[str]:
-    """A telephone number behind its plus, digit by digit; nothing when it is no such number."""
+    """A telephone number after its plus, digit by digit; nothing when it is not one."""
     said, k = [], 1
     while cursor.peek(k).kind == "number" and cursor.peek(k).text.isdigit() and k < 16:
         said.append(cursor.peek(k).text)

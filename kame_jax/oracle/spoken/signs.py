@@ -1,7 +1,7 @@
 """Signs that mean several things: the dash, the star, the slash, the caret, bars and others.
 
 A dash between two numbers is a minus where the clause calculates (an operator before, an equals sign before or soon
-behind) or tells what is left, and "to" where the second is larger. Where the first is, it is "to" without spaces around
+after) or states what is left, and "to" where the second is larger. Where the first is, it is "to" without spaces around
 the dash, as in a score, and else a minus.
 """
 
@@ -25,7 +25,7 @@ def _say(cursor: Cursor, words: str, left: str = "operator", used: int = 1, math
 
 
 def _drop(cursor: Cursor, kind: str = "punctuation", item: str = "") -> list[str]:
-    """The sign is left out; what stands to its left still does."""
+    """The sign is left out; what is to its left still counts."""
     if kind:
         cursor.changes[kind] += 1
     if item:
@@ -220,7 +220,7 @@ def tilde(cursor: Cursor, token: Token) -> list[str]:
 
 
 def underscore(cursor: Cursor, token: Token) -> list[str]:
-    """An index behind a variable; else emphasis, or a space in a name."""
+    """An index after a variable; else emphasis, or a space in a name."""
     follows = cursor.peek(1)
     before = cursor.said[-1] if cursor.said else ""
     if token.tight and follows.tight and len(before) == 1 and follows.kind in ("word", "number"):
@@ -233,7 +233,7 @@ def underscore(cursor: Cursor, token: Token) -> list[str]:
 
 
 def hash_sign(cursor: Cursor, token: Token) -> list[str]:
-    """ "number" before one, "sharp" behind a letter, "hashtag" before a word."""
+    """ "number" before one, "sharp" after a letter, "hashtag" before a word."""
     follows = cursor.peek(1)
     before = cursor.said[-1] if cursor.said else ""
     if follows.kind == "number" or follows.text == "of":

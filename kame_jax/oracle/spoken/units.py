@@ -1,4 +1,4 @@
-"""What stands beside numbers, by its written form: units, currencies, scales, signs, names of months, abbreviations."""
+"""What occurs next to numbers, by written form: units, currencies, scales, signs, names of months, abbreviations."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ CODES = {
     "MXN": ("Mexican peso", "Mexican pesos"),
     "BTC": ("bitcoin", "bitcoins"),
 }
-"""Beside a number; R before a dollar sign."""
+"""Next to a number; R before a dollar sign."""
 WHOSE = {
     "US": "US",
     "A": "Australian",
@@ -220,7 +220,7 @@ ABBREVIATIONS = {
     "incl": "including",
     "avg": "average",
 }
-"""With a period behind."""
+"""Followed by a period."""
 INITIALS = {"e.g.": "for example", "i.e.": "that is", "a.m.": "AM", "p.m.": "PM"}
 
 SCORES = frozenset(
@@ -264,4 +264,4 @@ NUMBERED_NAMES = frozenset(
     "War Chapter Part Volume Book Act Scene Section Article Phase Type Stage Class Title Appendix Figure Table "
     "Bowl".split()
 )
-"""Names that a Roman numeral follows as a number, be it one letter."""
+"""Names that a Roman numeral follows as a number, even if it is one letter."""

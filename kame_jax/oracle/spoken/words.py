@@ -36,7 +36,7 @@ _SAYING = frozenset("say says said answer answered".split())
 
 
 def read_word(cursor: Cursor, token: Token) -> list[str]:
-    """Reads a word, with what it says of the number behind it."""
+    """Reads a word, with what it says about the number after it."""
     text = token.text
     if text in WHOSE and cursor.peek(1).text == "$" and cursor.peek(1).tight:
         return read_money(cursor, 1, WHOSE[text])
@@ -150,7 +150,7 @@ def _times_letter(cursor: Cursor, token: Token) -> list[str]:
 
 
 def read_initials(cursor: Cursor, token: Token) -> list[str]:
-    """Reads letters with periods between: words where they stand for some, else as one."""
+    """Reads letters with periods in between: words where they abbreviate some, else as one."""
     text = token.text
     said = INITIALS.get(text.lower().rstrip(".") + ".")
     follows = cursor.peek(1)
