@@ -6,6 +6,7 @@ the model changes with the mesh. The axes are Auto: `jax.jit` over arrays with `
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -167,19 +168,11 @@ def activation_spec(
 
 
 def jit_on(mesh: Mesh | None, function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit` of a function whose trace is for `mesh`: what `traced_mesh` gives inside it, on any thread.
-
-    Args:
-        mesh: None, or a mesh of one device, cuts nothing.
-        function: of arrays.
-        options: of `jax.jit`.
-    """
-    if mesh is None:
-        return jax.jit(function, **options)
+    """`jax.jit` of a function of arrays that is traced for `mesh`: `traced_mesh` gives it inside, on any thread."""
 
     @functools.wraps(function)
     def traced(*args: Any) -> Any:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh else contextlib.nullcontext():
             return function(*args)
 
     return jax.jit(traced, **options)

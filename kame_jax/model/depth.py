@@ -12,7 +12,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from kame_jax.config import ModelConfig
 from kame_jax.model.attention import attend
@@ -116,21 +115,15 @@ class Depth(nnx.Module):
         positions = jnp.arange(steps)[None]
         x = add_sin_positions(x, positions.T, self.config)
 
-        def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
-            layer, x = constrain_weights(layer, taken=1), constrain(x, None, "batch", None)
-            qkv = checkpoint_name(layer.attn_in.per_step(layer.norm1(x), self.schedule), "qkv")
+        def attend(layer: TransformerLayer, qkv: jax.Array) -> jax.Array:
             qkv = constrain(qkv, None, "batch", None, "heads", None).swapaxes(0, 1)
-            q, k, v = layer.rotate(qkv, positions)
-            attended = attend_window(q, k, v, None, "xla").swapaxes(0, 1)
-            update = layer.attn_out.per_step(checkpoint_name(attended, "attended"), self.schedule)
-            x = layer.add_attention(
-                x, checkpoint_name(constrain(update, None, "batch", None), "attention_update")
-            )
-            hidden = checkpoint_name(layer.mlp_in.per_step(layer.norm2(x), self.schedule), "hidden")
-            hidden = constrain(hidden, None, "batch", *(None,) * (hidden.ndim - 3), "mlp")
-            update = layer.feed_forward(hidden, lambda y: layer.mlp_out.per_step(y, self.schedule))
-            update = checkpoint_name(constrain(update, None, "batch", None), "ffn_update")
-            return layer.add_feed_forward(x, update), None
+            return attend_window(*layer.rotate(qkv, positions), None, "xla").swapaxes(0, 1)
+
+        def apply(linear: Linear, x: jax.Array) -> jax.Array:
+            return linear.per_step(x, self.schedule)
+
+        def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
+            return constrain_weights(layer, taken=1)(x, attend, apply, (None, "batch")), None
 
         x = jax.lax.scan(
             rematerialised(body, execution.remat), constrain(x, None, "batch", None), self.layers

@@ -348,7 +348,8 @@ class Embedding(nnx.Module):
         return y if self.low_rank is None else self.low_rank(y)
 
     def _rows(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        return table_rows(self.weight[...], ids, dtype)
+        table = self.weight[...]
+        return paged_rows(table, ids, dtype) if gathers_weights() else table[ids].astype(dtype)
 
     def summed(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """The sum over codebooks of `per_codebook`, `[..., dim]` of `dtype`, added one after the other."""
@@ -370,15 +371,13 @@ class Embedding(nnx.Module):
         return jax.lax.map(one, (self, ids)) if gathers_weights() else jax.vmap(one)((self, ids))
 
 
-def table_rows(table: jax.Array, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Rows `ids int32 [batch, ...]` of `table [entries, dim]`: `[batch, ..., dim]` of `dtype`.
+def paged_rows(table: jax.Array, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Rows `ids int32 [batch, ...]` of a table `[entries, dim]` cut along `dim`: `[batch, ..., dim]` of `dtype`.
 
     Devices that hold some columns of the table each gather a page of its rows at a time, and read their own ids from
     it. The other way, everybody's ids read from one's own columns, costs each device work in proportion to the whole
     batch: on a pod its sorts, gathers and scatters of millions of short rows outlast many layers.
     """
-    if not gathers_weights():
-        return table[ids].astype(dtype)
     entries, dim = table.shape
     size = -(-entries // -(-entries // PAGE))
 

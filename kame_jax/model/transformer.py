@@ -92,21 +92,21 @@ class TransformerLayer(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        positions: jax.Array,
-        attention: str = "xla",
-        segments: jax.Array | None = None,
+        attend: Callable[[TransformerLayer, jax.Array], jax.Array],
+        apply: Callable[[Linear, jax.Array], jax.Array] = lambda linear, x: linear(x),
+        cut: tuple[str | None, str | None] = ("batch", None),
     ) -> jax.Array:
-        """Whole sequence: `x [batch, steps, dim]`, `positions [1 or batch, steps]`; the rest is `attend_window`'s."""
-        x = constrain(x, "batch", None, None)
-        qkv = checkpoint_name(self.attn_in(self.norm1(x)), "qkv")
-        q, k, v = (constrain(y, "batch", None, "heads", None) for y in self.rotate(qkv, positions))
-        attended = attend_window(q, k, v, self.config.context, attention, segments=segments)
-        attended = checkpoint_name(attended, "attended")
-        update = constrain(self.attn_out(attended), "batch", None, None)
-        x = self.add_attention(x, checkpoint_name(update, "attention_update"))
-        hidden = checkpoint_name(self.mlp_in(self.norm2(x)), "hidden")
-        hidden = constrain(hidden, "batch", *(None,) * (hidden.ndim - 2), "mlp")
-        update = constrain(self.feed_forward(hidden, self.mlp_out), "batch", None, None)
+        """Whole sequence `x [batch, steps, dim]`, or `[steps, batch, dim]` where the other arguments have it so.
+
+        `attend` makes attention of the layer and its qkv, `apply` maps, `cut` names the first two dimensions.
+        """
+        x = constrain(x, *cut, None)
+        qkv = checkpoint_name(apply(self.attn_in, self.norm1(x)), "qkv")
+        update = apply(self.attn_out, checkpoint_name(attend(self, qkv), "attended"))
+        x = self.add_attention(x, checkpoint_name(constrain(update, *cut, None), "attention_update"))
+        hidden = checkpoint_name(apply(self.mlp_in, self.norm2(x)), "hidden")
+        hidden = constrain(hidden, *cut, *(None,) * (hidden.ndim - 3), "mlp")
+        update = constrain(self.feed_forward(hidden, lambda y: apply(self.mlp_out, y)), *cut, None)
         return self.add_feed_forward(x, checkpoint_name(update, "ffn_update"))
 
     def step(self, x: jax.Array, cache: KVCache, offset: jax.Array) -> tuple[jax.Array, KVCache]:
@@ -171,8 +171,12 @@ class Transformer(nnx.Module):
         positions = jnp.arange(x.shape[1])[None] if segments is None else segment_positions(segments)
         x = add_sin_positions(x, positions, self.config)
 
+        def attend(layer: TransformerLayer, qkv: jax.Array) -> jax.Array:
+            q, k, v = (constrain(y, "batch", None, "heads", None) for y in layer.rotate(qkv, positions))
+            return attend_window(q, k, v, self.config.context, execution.attention, segments=segments)
+
         def body(x: jax.Array, layer: TransformerLayer) -> tuple[jax.Array, None]:
-            return constrain_weights(layer, taken=1)(x, positions, execution.attention, segments), None
+            return constrain_weights(layer, taken=1)(x, attend), None
 
         return jax.lax.scan(rematerialised(body, execution.remat), x, self.layers)[0]
 

@@ -34,9 +34,8 @@ def attend_window(
     Args:
         q, k, v: `[batch, steps, heads, head_dim]`, rotated.
         context: window in steps; None sees everything before.
-        kind: "xla", "cudnn" (16-bit types on an NVIDIA GPU) or "splash" (TPU).
-        segments: int32 `[batch, steps]`, a step sees those of its own number alone; None for one segment a row. Not
-            with "cudnn", whose kernel would read a bias of steps x steps instead.
+        kind: "xla", "cudnn" (16-bit types on an NVIDIA GPU, no segments) or "splash" (TPU).
+        segments: int32 `[batch, steps]`, a step sees those of its own number alone; None for one segment a row.
         interpret: run the splash kernel in Pallas's interpreter, on any device.
 
     Returns:

@@ -91,15 +91,7 @@ def _run(config: RunConfig, watch: Progress) -> dict[str, Any]:
     program = make_program(config, mesh)
     inputs = _read_inputs(config, mesh, watch)
     watchdog, signals = Watchdog(train.hang_minutes), Signals()
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        config.model.architecture,
-        seed=config.seed,
-        samples=fingerprint(inputs.samples),
-        keep=train.keep_checkpoints,
-        keep_best=train.keep_best,
-        say=watch.say,
-    )
+    checkpoints = _checkpoints(config, fingerprint(inputs.samples), watch)
     with checkpoints, signals, watchdog, ends_with_others():
         state, start = _first_state(config, program, checkpoints, mesh, watch)
         parameters = count(state.params) + count(state.frozen)
@@ -131,11 +123,7 @@ def _run(config: RunConfig, watch: Progress) -> dict[str, Any]:
                 if stop:
                     break
         watchdog.be_patient()
-        checkpoints.wait()
-        reached = int(state.step)
-        if state.ema is not None and reached == steps:
-            average = tree.leaves(state.ema) | tree.leaves(state.frozen)
-            save_weights(folder / "ema", average, config.model.architecture, checkpoints.provenance)
+        reached = _finish(config, state, checkpoints)
         if signals.caught is not None:
             watch.say(f"stopped after step {reached}, which is saved: the same command continues")
     signals.raise_caught()
@@ -258,6 +246,29 @@ class _Evaluations:
         self.watchdog.alive()
         if self.signals.must_stop():
             raise _Stopped
+
+
+def _checkpoints(config: RunConfig, samples: str, watch: Progress) -> Checkpoints:
+    return Checkpoints(
+        Path(config.run_dir) / "checkpoints",
+        config.model.architecture,
+        seed=config.seed,
+        samples=samples,
+        keep=config.train.keep_checkpoints,
+        keep_best=config.train.keep_best,
+        say=watch.say,
+    )
+
+
+def _finish(config: RunConfig, state: TrainState, checkpoints: Checkpoints) -> int:
+    """Waits for the last checkpoint, and writes the average at the end of a run that keeps one; returns the step."""
+    checkpoints.wait()
+    reached = int(state.step)
+    if state.ema is not None and reached == config.train.steps:
+        average = tree.leaves(state.ema) | tree.leaves(state.frozen)
+        folder = Path(config.run_dir) / "ema"
+        save_weights(folder, average, config.model.architecture, checkpoints.provenance)
+    return reached
 
 
 class _Stopped(Exception):

@@ -78,8 +78,8 @@ def loss_parts(
         audio = (y.swapaxes(0, 1) for y in _token_losses(model.audio_logits, x, targets, chunks))
         loss, correct = (jnp.concatenate(both, axis=1) for both in zip((loss, correct), audio, strict=True))
     return {
-        name: _part(loss[:, rows], correct[:, rows], mask)
-        for name, (rows, mask) in _label_masks(labels, config).items()
+        name: Part(*(jnp.sum(x, where=mask) for x in (loss, correct, jnp.ones_like(loss))))
+        for name, mask in _label_masks(labels, config).items()
     }
 
 
@@ -105,34 +105,21 @@ def _token_losses(
 
 
 def label_counts(labels: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
-    """The tokens of each part in a batch, known before any forward: float32 scalars by the names of `loss_parts`.
-
-    Args:
-        labels: int32 `[batch, rows, length]`.
-        config: of the model.
-    """
-    masks = _label_masks(labels, config)
-    return {name: jnp.sum(mask, dtype=jnp.float32) for name, (_, mask) in masks.items()}
+    """The tokens of each part of `labels [batch, rows, length]`, known before any forward: float32 scalars."""
+    return {name: jnp.sum(mask, dtype=jnp.float32) for name, mask in _label_masks(labels, config).items()}
 
 
-def _label_masks(labels: jax.Array, config: ModelConfig) -> dict[str, tuple[slice, jax.Array]]:
-    """The rows of each part, and which of their labels count: bool `[batch, its rows, length - 1]`."""
-    targets = labels[:, :, 1:]
-    counts = targets != ZERO_ID
-    text = slice(0, 1)
-    is_pad = targets[:, text] == config.text_padding_id
-    masks = {"text_non_pad": (text, counts[:, text] & ~is_pad), "text_pad": (text, is_pad)}
-    if not config.dep_q:
-        return masks
-    own = config.dep_q // 2 if config.dep_q == config.n_q else config.dep_q
-    speakers = {"": slice(1, 1 + own)}
-    if own < config.dep_q:
-        speakers["_user"] = slice(1 + own, 1 + config.dep_q)
-    for name, rows in speakers.items():
-        first, rest = slice(rows.start, rows.start + 1), slice(rows.start + 1, rows.stop)
-        masks[f"audio_semantic{name}"] = (first, counts[:, first])
-        masks[f"audio_acoustic{name}"] = (rest, counts[:, rest])
-    return masks
+def _label_masks(labels: jax.Array, config: ModelConfig) -> dict[str, jax.Array]:
+    """Which labels count for each part: bool `[batch, 1 + dep_q, length - 1]`."""
+    targets, row = labels[:, : 1 + config.dep_q, 1:], jnp.arange(1 + config.dep_q)[:, None]
+    is_pad = targets == config.text_padding_id
+    masks = {"text_non_pad": (row == 0) & ~is_pad, "text_pad": (row == 0) & is_pad}
+    voices = 2 if config.dep_q == config.n_q else 1
+    own = config.dep_q // voices
+    for first, name in zip(range(1, 1 + config.dep_q, max(own, 1)), ("", "_user"), strict=False):
+        masks[f"audio_semantic{name}"] = row == first
+        masks[f"audio_acoustic{name}"] = (row > first) & (row < first + own)
+    return {name: mask & (targets != ZERO_ID) for name, mask in masks.items()}
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -199,10 +186,6 @@ def report(parts: Parts, weights: LossConfig) -> dict[str, jax.Array]:
     text = total - weights.audio_weight * audio
     values |= {"loss/text_total": text, "loss/audio_total": audio, "loss/total": total}
     return {name: jnp.nanmean(value) if value.ndim else value for name, value in values.items()}
-
-
-def _part(loss: jax.Array, correct: jax.Array, mask: jax.Array) -> Part:
-    return Part(*(jnp.sum(jnp.where(mask, x, 0.0)) for x in (loss, correct, jnp.ones_like(loss))))
 
 
 def _mean(total: jax.Array, count: jax.Array) -> jax.Array:
