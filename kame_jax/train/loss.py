@@ -56,7 +56,7 @@ def loss_parts(
         model: the weights.
         batch: columns, labels and oracle.
         use_oracle: False leaves the oracle embedding out altogether; a model without one leaves it out by itself.
-        conditions: of a model that has some, `[1]` or a value for each row; see `LM.condition`.
+        conditions: `[1]` or a value for each row, see `LM.condition`; None leaves them out.
         execution: how the forward runs.
         chunks: parts of the sequence whose logits are made, used and forgotten one after the other.
 
@@ -69,7 +69,7 @@ def loss_parts(
     oracle = batch["oracle"][:, :-1] if use_oracle and config.oracle != "none" else None
     heard = batch.get("heard", inputs)
     segments = batch["segments"][:, :-1] if "segments" in batch else None
-    condition = model.condition(conditions or {}) if config.conditioners else None
+    condition = model.condition(conditions) if conditions else None
     h = model.temporal_hidden(heard[:, :, :-1], oracle, condition, execution, segments)
     loss, correct = (x[:, None] for x in _token_losses(model.text_logits, h, labels[:, 0, 1:], chunks))
     if model.depth is not None:

@@ -93,20 +93,22 @@ def first_then_others(work: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Holds a run's folder, made if need be, so that another run in it is refused; one left empty is removed.
+    """Holds a run's folder, so that another run in it is refused. One that was made here and stayed empty is removed.
 
     File systems without locks (object stores) do not tell: there nothing is refused.
 
     Raises:
         InputError: another run holds it, or it cannot be made.
     """
+    made = not folder.exists()
     handle = first_then_others(lambda: _locked(folder) if is_first() else -1)
     try:
         yield
     finally:
         if handle >= 0:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            if made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
             os.close(handle)
 
 

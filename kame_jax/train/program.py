@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -57,14 +56,18 @@ def make_program(config: RunConfig, mesh: Mesh) -> Program:
     if not jax.tree.leaves(state.params):
         raise InputError("optimizer: every group that the model has is frozen, nothing is left to learn")
     places, everywhere = places_of(state), NamedSharding(mesh, PartitionSpec())
-    step = jit_on(
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        return train_step(config, state, batch)
+
+    jitted = jit_on(
         mesh,
-        functools.partial(train_step, config),
+        step,
         donate_argnums=0,
         in_shardings=(places, NamedSharding(mesh, BATCH)),
         out_shardings=(places, everywhere),
     )
-    return Program(config, state, step)
+    return Program(config, state, jitted)
 
 
 def choose_attention(config: RunConfig, mesh: Mesh) -> str:
