@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that one GPU is asked: first whether its numbers are right, then how fast they come. One log holds it all.
+# All checks on one GPU: first whether its numbers are right, then how fast it is. Everything goes into one log.
 #
 #   launch/bench_gpu.sh [--dry-run] [OUT]
 #

@@ -5,7 +5,7 @@
 #
 # Settings: NAME, IMAGE (of docker/Dockerfile.tpu), SLICES (1), HOSTS a slice, CHIPS a host (4), ACCELERATOR
 # (tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice), TOPOLOGY (8x8), CLAIM (a volume claim for /data), ENV_FILE,
-# RUN_AS (1000, the image's user; 0 where nodes give TPUs to root alone). CONFIG is a ready one or an absolute path in the pod.
+# RUN_AS (1000, the image's user; 0 where nodes give TPUs only to root). CONFIG is a ready configuration or an absolute path in the pod.
 # --dry-run prints the manifest; otherwise kubectl applies it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One box with NVIDIA GPUs: trains in the environment that is active, and again after a preemption.
+# One box with NVIDIA GPUs: trains in the active environment, and continues after a preemption.
 #
 #   launch/gpu_box.sh [--dry-run] CONFIG [a.b=c ...]
 #

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What the launchers share: options, `--dry-run`, settings that must be given, environment files. To be sourced.
+# What the launchers share: options, `--dry-run`, required settings, environment files. Source this file.
 
-export RESTART=75 # what `kame-jax train` ends with when the same command should be run again
+export RESTART=75 # exit status of `kame-jax train` when the same command should be run again
 DRY_RUN=0
 
 # fail MESSAGE: one line on stderr, status 2.
@@ -10,7 +10,7 @@ fail() {
   exit 2
 }
 
-# run COMMAND...: does it, or says what would be done.
+# run COMMAND...: runs it, or prints what would be run.
 run() {
   if [ "$DRY_RUN" = 1 ]; then
     printf '%q ' "$@"
@@ -26,7 +26,7 @@ need() {
 }
 
 # need_config CONFIG [FOLDER]: the name of a ready configuration, or a file: in FOLDER, where the job will look for it.
-# If that is not this directory, an absolute path is of another machine and taken as it is; without one nothing else is.
+# If FOLDER is not this directory, an absolute path is one on another machine and is accepted as it is.
 need_config() {
   local configs=${BASH_SOURCE[0]%/*}/../configs
   if [ -f "$configs/$1.yaml" ] || [ -f "$configs/pods/$1.yaml" ]; then return; fi
@@ -36,12 +36,12 @@ need_config() {
   esac
 }
 
-# env_lines FILE: its KEY=value lines, comments gone.
+# env_lines FILE: its KEY=value lines, without comments.
 env_lines() {
   grep -E '^[A-Za-z_][A-Za-z0-9_]*=' "$1"
 }
 
-# load_env FILE: its lines into this process; what is set already stays.
+# load_env FILE: its lines into this process; variables that are set already are kept.
 load_env() {
   local line key
   while IFS= read -r line; do

@@ -34,7 +34,7 @@ HEAD = (
 
 
 def machines_of(preset: str) -> tuple[str, ...]:
-    """The machines that a preset's name says it is for; none for a name that says none."""
+    """The machines that a preset's name states; none for a name without one."""
     return next((machines for name, machines in MACHINES.items() if name in preset), ())
 
 
@@ -52,7 +52,7 @@ def plan(preset: str, machine: str) -> dict[str, object]:
 
 
 def table(plans: dict[str, dict[str, dict]]) -> str:
-    """The table of all plans that there are."""
+    """The table of all plans."""
     rows = []
     for preset in sorted(plans):
         for machine, found in plans[preset].items():
@@ -78,7 +78,7 @@ def _row(preset: str, machine: str, found: dict) -> str:
 
 
 def write(text: str, page: Path) -> None:
-    """Puts the table between its marks."""
+    """Writes the table between its marks."""
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     if not rest or not after:
@@ -89,7 +89,7 @@ def write(text: str, page: Path) -> None:
 
 
 def main() -> None:
-    """Plan what was asked for and write the table."""
+    """Plan the given presets and write the table."""
     found = sorted(path.stem for path in (ROOT / "configs" / "pods").glob("*.yaml"))
     known = [preset for preset in found if machines_of(preset)]
     parser = argparse.ArgumentParser(

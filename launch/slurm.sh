@@ -9,7 +9,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-# SLURM: one process a node, all its GPUs; five minutes before the time is up the run saves, and the job is queued again.
+# SLURM: one process per node, all its GPUs; five minutes before the time limit the run saves and the job is requeued.
 #
 #   sbatch [--nodes=4 ...] launch/slurm.sh CONFIG [a.b=c ...]        launch/slurm.sh --dry-run CONFIG [a.b=c ...]
 #
@@ -32,13 +32,13 @@ if [ "$DRY_RUN" = 1 ]; then
   exit
 fi
 
-# The batch script gets the signal; it hands it on and waits for the save.
+# The batch script gets the signal; it forwards it and waits for the save.
 "${step[@]}" &
 job=$!
 trap 'kill -TERM "$job" 2>/dev/null || true' TERM
 status=0
 wait "$job" || status=$?
-# A signal ends `wait` early, with a status above 128, while the job goes on.
+# A signal ends `wait` early, with a status above 128, while the job continues.
 while kill -0 "$job" 2>/dev/null; do
   status=0
   wait "$job" || status=$?

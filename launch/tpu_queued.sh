@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Queued resources: asks for a TPU slice, and again each time it is taken away; the run goes on where it was.
+# Queued resources: requests a TPU slice, and again after each preemption; the run continues where it was.
 #
 #   launch/tpu_queued.sh [--dry-run] [--once] CONFIG [a.b=c ...]
 #
 # The run's folder must outlive the slice: a mounted disk or bucket (Filestore, Cloud Storage FUSE). Settings as for
-# tpu_vm.sh (NAME, ZONE, TYPE, RUNTIME, REPO, ...); WAIT is the seconds between looks at the state (60).
+# tpu_vm.sh (NAME, ZONE, TYPE, RUNTIME, REPO, ...); WAIT is the seconds between checks of the state (60).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/lib.sh
@@ -61,7 +61,7 @@ while :; do
       fi
       ;;
     SUSPENDED | SUSPENDING | FAILED)
-      echo "the slice was taken away; asking for another" >&2
+      echo "the slice was preempted; requesting another" >&2
       run "${queue[@]}" delete "$NAME" "${place[@]}" --force --quiet
       running=0
       ;;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A TPU VM pod slice: make it, bring the code, train on all its hosts, follow the log, give it back.
+# A TPU VM pod slice: create it, install the code, train on all its hosts, follow the log, delete it.
 #
 #   launch/tpu_vm.sh [--dry-run] create | setup | train CONFIG [a.b=c ...] | log | delete
 #
@@ -18,7 +18,7 @@ need ZONE us-west4-a
 gcloud=(gcloud compute tpus tpu-vm)
 place=(--zone "$ZONE" ${PROJECT:+--project "$PROJECT"})
 
-# on_hosts COMMAND: in a shell on every host.
+# on_hosts COMMAND: runs it in a shell on every host.
 on_hosts() {
   run "${gcloud[@]}" ssh "$NAME" "${place[@]}" --worker=all --command "$1"
 }
@@ -37,7 +37,7 @@ case $action in
   train)
     [ $# -ge 1 ] || fail "usage: tpu_vm.sh train CONFIG [a.b=c ...]"
     need_config "$1" "$here/.."
-    # Every host runs the same command, and again while it ends with the status that asks for it.
+    # Every host runs the same command, and repeats it while it ends with the restart status.
     printf -v command '%q ' .venv/bin/kame-jax train "$@"
     loop="while :; do $command; status=\$?; [ \$status = $RESTART ] || exit \$status; done"
     on_hosts "$(printf 'cd kame_jax; %s nohup bash -c %q >train.log 2>&1 </dev/null &' "$(quoted_env "${ENV_FILE:-$here/env/tpu.env}")" "$loop")"

@@ -1,7 +1,7 @@
 """`kame-jax bench codec`: milliseconds that Mimi takes to encode and to decode one streamed frame of 80 ms.
 
 Weights are noise. The floor is the larger of two: the weights' bytes over the bandwidth, and the arithmetic of a frame
-over what a large matrix product reaches, both measured on this device in this run.
+over the rate of a large matrix product, both measured on this device in this run.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from kame_jax.bench.measure import (
     run_reference,
 )
 
-HELP = "milliseconds a streamed frame of Mimi"
+HELP = "milliseconds per streamed frame of Mimi"
 WARM_UP = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("--codebooks", type=int, default=8, help="written and read (default: %(default)s)")
+    add("--codebooks", type=int, default=8, help="codebooks encoded and decoded (default: %(default)s)")
     add("--sessions", type=int, default=1, help="streams at once (default: %(default)s)")
-    add("--frames", type=int, default=40, help="measured (default: %(default)s)")
+    add("--frames", type=int, default=40, help="frames to measure (default: %(default)s)")
     add_reference(parser)
 
 

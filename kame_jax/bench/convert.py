@@ -1,4 +1,4 @@
-"""`kame-jax bench convert`: what converting a checkpoint costs beside merely copying its file.
+"""`kame-jax bench convert`: what converting a checkpoint costs compared with copying its file.
 
 Prints the floor (the copy), the measured time, their ratio, and the peak memory of each conversion.
 """
@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", metavar="FILE", help="a safetensors file to convert (default: one made up)"
     )
     parser.add_argument(
-        "--config", default="kame_7b", help="whose sizes a made-up file has (default: kame_7b)"
+        "--config", default="kame_7b", help="the configuration of a made-up file (default: kame_7b)"
     )
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bfloat16", help="of a made-up file")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bfloat16", help="dtype of a made-up file")
     parser.add_argument(
         "--scratch", metavar="DIR", default=None, help="where to work; needs three times the file's size"
     )
@@ -49,11 +49,11 @@ class Conversion:
     peak_rss: int
     """Largest resident memory in bytes, file pages included."""
     peak_anonymous: int
-    """Largest memory in bytes without what mirrors files; sampled, 0 where the system does not tell."""
+    """Largest memory in bytes without what mirrors files; sampled, 0 where the system does not report it."""
 
 
 def measure(args: argparse.Namespace, say: Say) -> Outcome:
-    """There and back, each in a process of its own."""
+    """There and back, each in its own process."""
     with tempfile.TemporaryDirectory(prefix="kame_jax_bench_", dir=args.scratch) as folder:
         scratch = Path(folder)
         source = Path(args.source) if args.source else make_checkpoint(scratch, args.config, args.dtype)
@@ -128,7 +128,7 @@ def _copy_seconds(source: Path, target: Path) -> float:
 
 
 def _forget(path: Path) -> None:
-    """Asks the system to drop a file from its cache, so that every measurement reads it from where it lies."""
+    """Asks the system to drop a file from its cache, so that every measurement reads it from the disk."""
     if hasattr(os, "posix_fadvise"):
         for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
             with file.open("rb") as opened:
@@ -137,7 +137,7 @@ def _forget(path: Path) -> None:
 
 
 def _measured(work: Callable[[Path, Path], None], source: Path, target: Path) -> Conversion:
-    """Runs a conversion in a process of its own."""
+    """Runs a conversion in its own process."""
     _forget(source)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

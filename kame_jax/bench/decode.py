@@ -1,4 +1,4 @@
-"""`kame-jax bench decode`: milliseconds a frame of the streaming engine, beside the floor that memory sets.
+"""`kame-jax bench decode`: milliseconds per frame of the streaming engine, next to the floor that memory sets.
 
 Weights are noise; time does not depend on them, nor on how long a conversation has lasted, since every frame reads the
 whole KV ring. The floor is the bytes that one frame must read (weights once, each session's ring) over the bandwidth
@@ -33,20 +33,22 @@ if TYPE_CHECKING:
 WARM_UP = 5
 
 
-HELP = "milliseconds a frame of the engine"
+HELP = "milliseconds per frame of the engine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("--config", default="moshi_341m", help="whose sizes the model has (default: %(default)s)")
-    add("--sessions", default="1,2,4", help="how many at once, one measurement each (default: %(default)s)")
-    add("--frames", type=int, default=40, help="measured (default: %(default)s)")
+    add("--config", default="moshi_341m", help="the model's configuration (default: %(default)s)")
+    add(
+        "--sessions", default="1,2,4", help="concurrent sessions, one measurement each (default: %(default)s)"
+    )
+    add("--frames", type=int, default=40, help="frames to measure (default: %(default)s)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     add("--int8-weights", action="store_true", help="round the linear maps to int8")
     add("--int8-cache", action="store_true", help="round keys and values to int8")
     add("--sound", action="store_true", help="sound in and out through Mimi, instead of codes")
-    add("--sampling", action="store_true", help="sample instead of taking the most likely")
+    add("--sampling", action="store_true", help="sample instead of taking the most likely token")
     add("--raw", metavar="FILE", help="write every frame's time, JSON lines")
     add_reference(parser)
 

@@ -1,7 +1,7 @@
 """`kame-jax bench loader`: how fast the pipeline makes training rows, per core, and whether its memory stays flat.
 
-Two data sets of made-up records, one several times the other, are read through the very pipeline that `kame-jax train`
-uses: shuffled, cut, delayed, augmented. A core's time is what counts: the figure is frames over CPU seconds.
+Two data sets of made-up records, one several times the other, are read through the same pipeline that `kame-jax train`
+uses: shuffled, cut, delayed, augmented. CPU time is what counts: the figure is frames over CPU seconds.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from kame_jax.data.records import Record
 
 BAR = 200_000
-"""Frames a second and core that the pipeline promises."""
+"""Frames per second and core that the pipeline promises."""
 GROWTH = 4
 """Times the dialogues of the second data set."""
 
 
-HELP = "training rows a second and core"
+HELP = "training rows per second and core"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
     add("--data", metavar="DATA", help="measure this data set (default: two made-up ones)")
-    add("--frames", type=int, default=2048, help="of a row (default: 2048)")
+    add("--frames", type=int, default=2048, help="frames of a row (default: 2048)")
     add("--batch-size", type=int, default=8, help="rows of a batch (default: 8)")
-    add("--dialogues", type=int, default=64, help="of the smaller made-up data set (default: 64)")
+    add("--dialogues", type=int, default=64, help="dialogues of the smaller made-up data set (default: 64)")
     add("--seconds", type=float, default=5.0, help="how long to measure each (default: 5)")
-    add("--threads", type=int, default=1, help="that make batches ahead (default: 1)")
-    add("--config", default="kame_7b", help="whose streams the rows have (default: kame_7b)")
-    add("--scratch", metavar="DIR", help="where made-up data lies while it is measured")
+    add("--threads", type=int, default=1, help="threads that make batches ahead (default: 1)")
+    add("--config", default="kame_7b", help="the configuration of the rows' streams (default: kame_7b)")
+    add("--scratch", metavar="DIR", help="where made-up data is kept while it is measured")
 
 
 def measure(args: argparse.Namespace, say: Say) -> Outcome:
-    """Two data sets, or the one that is named."""
+    """Measures two data sets, or the one that is named."""
     check_positive(args, "frames", "batch_size", "dialogues", "threads")
     with tempfile.TemporaryDirectory(prefix="kame_jax_bench_", dir=args.scratch) as folder:
         if args.data:
@@ -69,7 +69,7 @@ def measure(args: argparse.Namespace, say: Say) -> Outcome:
         "measures": measures,
     }
     lines = [
-        f"{result['frames_per_second_per_core']:,.0f} frames/s a core, {result['ratio']:.1f} times the {BAR:,} "
+        f"{result['frames_per_second_per_core']:,.0f} frames/s per core, {result['ratio']:.1f} times the {BAR:,} "
         f"asked for ({args.frames} frames a row; {result['machine']})"
     ]
     lines += [
@@ -126,7 +126,7 @@ def _measure(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
     model = run.model.architecture
     samples = open_samples(path, model, cut=cut_of(run.data))
     if samples is None:
-        raise InputError(f"{path}: no data set, expected a folder that `kame-jax data build` made")
+        raise InputError(f"{path}: not a data set, expected a folder that `kame-jax data build` made")
     batches = train_batches(
         samples,
         schedule_of(model, run.oracle.tail),

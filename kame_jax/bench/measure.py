@@ -1,4 +1,4 @@
-"""What all benchmarks share: what this device can do, memory, and the PyTorch reference run beside."""
+"""What all benchmarks share: what this device can do, memory, and running the PyTorch reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 from kame_jax.errors import InputError
 
 Say = Callable[[str], None]
-"""Takes a line of progress."""
+"""Called with a progress line."""
 Outcome = tuple[dict[str, Any], str]
 """What scripts read, and what people read."""
 
@@ -48,7 +48,7 @@ def best_seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def bandwidth(platform: str) -> float:
-    """Bytes a second that a matrix-vector product reads on the default device, over an array beyond every cache."""
+    """Bytes a second that a matrix-vector product reads on the default device, over an array larger than any cache."""
     import jax
     import jax.numpy as jnp
 
@@ -75,7 +75,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process: now where the system tells, else the most there was."""
+    """Resident memory of this process: the current value where the system reports it, else the peak."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
@@ -96,7 +96,7 @@ def find_reference(args: argparse.Namespace, say: Say) -> str | None:
     """The Python that runs the PyTorch reference; None where there is none.
 
     Raises:
-        InputError: the one that was named is no file.
+        InputError: the named one is not a file.
     """
     if args.reference is not None:
         if not Path(args.reference).is_file():
@@ -113,7 +113,7 @@ def find_reference(args: argparse.Namespace, say: Say) -> str | None:
 def run_reference(
     python: str, arguments: Sequence[str], script: Path = PEER, environment: Mapping[str, str] | None = None
 ) -> Any:
-    """What a script prints as JSON in its last line, run by another Python.
+    """The JSON in the last line that a script prints, run by another Python.
 
     Raises:
         InputError: it failed; gives its last line.

@@ -1,6 +1,6 @@
 """The PyTorch reference's frame times, printed as JSON, for a Python that has torch and moshi.
 
-It stands alone, because that Python need not have JAX: `python peer.py lm '{"kwargs": {...}, "frames": 40, ...}'`.
+It is self-contained, because that Python need not have JAX: `python peer.py lm '{"kwargs": {...}, "frames": 40, ...}'`.
 """
 
 from __future__ import annotations

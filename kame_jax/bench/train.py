@@ -1,6 +1,6 @@
-"""`kame-jax bench train`: frames a second of the train step, beside its floor and beside PyTorch.
+"""`kame-jax bench train`: frames a second of the train step, next to its floor and to PyTorch.
 
-The floor is the closed form of the step's arithmetic over what the device can multiply: a data sheet's figure where the
+The floor is the closed form of the step's arithmetic over the device's peak rate: a data sheet's figure where the
 chip is known, else a large matrix product measured here. With `--reference PYTHON` (an interpreter that has torch and
 moshi; `tests/golden/setup.sh` makes one) the reference model takes the same batch with kame_finetune's loss and AdamW.
 """
@@ -40,14 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", metavar="CONFIG", help="a YAML file, or the name of a ready one (tiny, kame_7b, ...)")
     add("overrides", metavar="a.b=c", nargs="*", help="settings that replace those of CONFIG")
-    add("--steps", type=int, default=5, help="measured, after two that warm up (default: %(default)s)")
-    add("--frames", type=int, help="columns of a row (default: data.max_frames)")
+    add(
+        "--steps", type=int, default=5, help="steps to measure, after two that warm up (default: %(default)s)"
+    )
+    add("--frames", type=int, help="frames of a row (default: data.max_frames)")
     add("--dry-run", action="store_true", help="say what would be measured, and stop")
     add_reference(parser)
 
 
 def measure(args: argparse.Namespace, say: Say) -> Outcome:
-    """Our step, and PyTorch's where it is there."""
+    """Our step, and PyTorch's where it is installed."""
     config = load_run(args.config, args.overrides)
     check_positive(args, "steps", "frames")
     columns = args.frames or config.data.max_frames
@@ -87,7 +89,7 @@ def measure(args: argparse.Namespace, say: Say) -> Outcome:
         f"floor: {result['floor_seconds']:.3f} s a step ({flops:.3g} FLOP at {result['peak_flops']:.3g} a second)",
         f"measured: {result['seconds']:.3f} s a step, {result['frames_per_second']:,.0f} frames/s, "
         f"{result['ratio_to_floor']:.2f} x floor, {result['mfu']:.0%} MFU "
-        "(6 FLOP a weight that learns, 4 a frozen one)",
+        "(6 FLOP per trained weight, 4 per frozen one)",
     ]
     if python and SCRIPT.is_file():
         say("PyTorch reference: measuring")
@@ -113,7 +115,7 @@ def random_batch(model: Any, rows: int, columns: int) -> dict[str, np.ndarray]:
 
 
 def measure_step(config: Any, batch: dict[str, np.ndarray], steps: int, say: Say) -> dict[str, Any]:
-    """Seconds of our step (the median), and what the device can multiply."""
+    """Seconds of our step (the median), and the device's peak FLOPs a second."""
     import jax
 
     from kame_jax.train.hardware import find_chip
@@ -154,7 +156,7 @@ def measure_step(config: Any, batch: dict[str, np.ndarray], steps: int, say: Say
 
 
 def measure_torch(python: str, config: Any, batch: dict[str, np.ndarray], steps: int) -> dict[str, Any]:
-    """The same in PyTorch, in a process of its own with the same `MALLOC_SETTINGS`."""
+    """The same in PyTorch, in its own process with the same `MALLOC_SETTINGS`."""
     from kame_jax.interop.kwargs import to_kwargs
 
     model = config.model.architecture

@@ -1,1 +1,1 @@
-"""The bundled task and its story: dialogues whose answers only the oracle knows."""
+"""The bundled task and its demo: dialogues with answers that only the oracle knows."""

@@ -17,7 +17,7 @@ from kame_jax.oracle.text import TOKENIZER_NAME
 ROOT = Path(assets.__file__).parent
 """Folder of the bundled dialogues, in the layout that `data.dialogue` reads."""
 TOKENIZER = ROOT / TOKENIZER_NAME
-"""What the bundled model writes its text with."""
+"""The bundled model's tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SampleEntry:
 
     @property
     def question(self) -> str:
-        """Of the first turn, as are the next two: all there is in a held-out dialogue."""
+        """Of the first turn, like the next two: a held-out dialogue has no other turn."""
         return self.turns[0].question
 
     @property
@@ -97,7 +97,7 @@ def fact_words() -> dict[str, tuple[str, ...]]:
 
 
 def recall(facts: Sequence[str], said: str) -> float:
-    """Share of `facts` that are words of what was said, in [0, 1]; each said word counts for one fact.
+    """Share of `facts` that are words of what was said, in [0, 1]; each spoken word counts for one fact.
 
     Raises:
         ValueError: there are no facts to look for.
@@ -114,7 +114,7 @@ def recall(facts: Sequence[str], said: str) -> float:
 
 
 def mean_recall(pairs: Iterable[tuple[Sequence[str], str]]) -> float:
-    """Mean over (facts, what was said) of all facts together: facts found over facts looked for."""
+    """Recall over all (facts, words said) pairs together: facts found over facts looked for."""
     pairs = list(pairs)
     return sum(recall(facts, said) * len(facts) for facts, said in pairs) / sum(
         len(facts) for facts, _ in pairs

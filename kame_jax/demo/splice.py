@@ -1,8 +1,8 @@
-"""More dialogues out of few: exchanges of the bundled dialogues in new orders, with other recordings of fact words.
+"""Many dialogues out of few: exchanges of the bundled dialogues in new orders, with other recordings of fact words.
 
 A model that sees the same few hundred answers again and again learns them by heart before it learns to listen to the
-oracle. Here the frames of a fact word give way to those of another recorded fact word, codes together with the token,
-the oracle of that exchange says the new one, and what comes later moves along. So facts come in ever new combinations
+oracle. Here the frames of a fact word are replaced by those of another recorded fact word, codes with the token, the
+oracle of that exchange says the new one, and what comes later is shifted. So facts come in ever new combinations
 at ever new times, while every frame stays a recorded one.
 """
 
@@ -37,12 +37,12 @@ class Fact:
     start: int
     """Frame of its token."""
     stop: int
-    """Frame behind its sound."""
+    """Frame after its sound."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question of B and the answer of A: what lies between the end of the answer before and the end of this one."""
+    """A question of B and the answer of A: from the end of the previous answer to the end of this one."""
 
     asked: np.ndarray
     """int32 `[1 + codebooks, frames]` of B, text first."""
@@ -78,7 +78,7 @@ def find_exchanges(
 
     Args:
         records: of the dialogues.
-        dialogues: what the records were made of, for the times of the words; any order, more are ignored.
+        dialogues: what the records were made of, for the times of the words; any order, further ones are ignored.
         tokenizer: the one the records were made with; a word of an answer is one piece of it.
         pad_id, end_pad_id: the text ids without a word.
         frame_rate: of the records, in Hz.
@@ -137,7 +137,7 @@ def splice(
     rng: np.random.Generator,
     silent: tuple[int, int] = (3, 0),
 ) -> Iterator[Record]:
-    """New dialogues: exchanges in random order, every fact word drawn anew.
+    """New dialogues: exchanges in random order, with newly drawn fact words.
 
     Args:
         exchanges: of `find_exchanges`; each is used once before one is used again.
@@ -166,7 +166,7 @@ def _reworded(
     rng: np.random.Generator,
     silent: tuple[int, int],
 ) -> Exchange:
-    """The exchange with other fact words; itself where none were found that leave a change of mind its time."""
+    """The exchange with other fact words; unchanged where none leave enough time for a change of mind."""
     for _ in range(TRIES):
         words, clips = [], []
         for fact in exchange.facts:
@@ -188,7 +188,7 @@ def _reworded(
 def _with_clips(
     exchange: Exchange, words: Sequence[int], clips: Sequence[np.ndarray], silent: tuple[int, int]
 ) -> Exchange:
-    """The exchange with these tokens and codes for its facts, and everything behind each of them moved along."""
+    """The exchange with these tokens and codes for its facts, and everything after each of them shifted."""
     asked, said, facts, at = [], [], [], 0
     moved = np.arange(exchange.said.shape[1])
     """Frame before -> frame after."""

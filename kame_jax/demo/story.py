@@ -39,7 +39,7 @@ from kame_jax.picture import Mark, conversation
 from kame_jax.train.corpus import Tokenizers, read_records
 
 TAIL_FRAMES = 12
-"""Silence after each question's recording, so that a late answer is heard to its end."""
+"""Silence after each question's recording, so that a late answer is complete."""
 SPLICED = 2000
 """Dialogues that the model is trained on, put together from the recorded ones."""
 PER_DIALOGUE = 4
@@ -60,7 +60,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Answers:
-    """What was said to the held-out questions."""
+    """The replies to the held-out questions."""
 
     config: ModelConfig
     conversations: list[Conversation]
@@ -134,7 +134,7 @@ def convert(checkpoint: Path, out: Path) -> dict[str, Any]:
     """Ours -> `out/kame` (PyTorch's layout, with codec and tokenizer) -> ours -> PyTorch's; compares the two exports.
 
     Raises:
-        RuntimeError: a tensor came back with other bytes.
+        RuntimeError: a tensor came back with different bytes.
     """
     bundle, again = out / "kame", out / "again"
     export(open_checkpoint(checkpoint), bundle, "kame")
@@ -248,7 +248,7 @@ def _heard(record: Record, quiet: np.ndarray, frames: int) -> np.ndarray:
 
 
 def _right_oracle(record: Record, config: ModelConfig, schedule: OracleSchedule, frames: int) -> np.ndarray:
-    """The oracle beside each user frame, as training would show it undisturbed."""
+    """The oracle at each user frame, as training would show it undisturbed."""
     (sample,) = make_samples([record], config)
     row = oracle_row(sample, schedule)[1:][:frames]
     return np.pad(row, (0, frames - len(row)), constant_values=schedule.pad_id)

@@ -1,7 +1,7 @@
 """Attention of the temporal, depth and Mimi transformers: rotary positions, causal window, ring KV cache.
 
 Semantics: kyutai-labs/moshi `modules/transformer.py` and `modules/rope.py`. Positions are absolute step indices
-that keep growing; the ring only forgets what the window may no longer see.
+that keep growing; the ring forgets only what the window no longer sees.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 FEW_ROWS = 8
-"""Up to so many rows a ring is written slice by slice, in place; a scatter, as for more rows, copies it on CPU."""
+"""Up to this many rows a ring is written slice by slice, in place; a scatter, as for more rows, copies it on CPU."""
 
 
 class KVCache(NamedTuple):
@@ -29,9 +29,9 @@ class KVCache(NamedTuple):
 
 
 def init_kv_cache(batch: int, heads: int, capacity: int, head_dim: int, dtype: jnp.dtype) -> KVCache:
-    """An empty ring; which slots count is decided by position, so its contents never need clearing."""
+    """An empty ring; which slots are valid is decided by position, so its contents never need clearing."""
     shape = (batch, heads, capacity, head_dim)
-    # Buffers of their own, so that a cache can be donated.
+    # Separate buffers, so that a cache can be donated.
     if jnp.dtype(dtype) != jnp.int8:
         return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
     values, factors = (jnp.zeros(shape, jnp.int8) for _ in range(2)), (jnp.zeros(shape[:3]) for _ in range(2))
@@ -62,7 +62,7 @@ def sin_positions(positions: jax.Array, dim: int, max_period: float) -> jax.Arra
 
 
 def window_mask(query_positions: jax.Array, key_positions: jax.Array, context: int | None) -> jax.Array:
-    """Who sees whom: `[batch or 1, queries, keys]`, true where `0 <= query - key < context` and the key is valid.
+    """The attention mask: `[batch or 1, queries, keys]`, true where `0 <= query - key < context` and the key is valid.
 
     Positions are `[batch or 1, steps]`; a negative key position marks an empty slot.
     """
@@ -72,7 +72,7 @@ def window_mask(query_positions: jax.Array, key_positions: jax.Array, context: i
 
 
 def segment_positions(segments: jax.Array) -> jax.Array:
-    """Steps since the beginning of each one's segment: int32 `[batch, steps]`, from segment numbers of that shape."""
+    """Steps since the beginning of each step's segment: int32 `[batch, steps]`, from segment numbers of that shape."""
     steps = jnp.arange(segments.shape[1])[None]
     begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return steps - jax.lax.cummax(jnp.where(begins, steps, 0), axis=1)

@@ -52,18 +52,18 @@ class Conditioner(nnx.Module):
 def condition_values(
     conditioners: Sequence[ConditionerConfig], rows: Sequence[Mapping[str, str | np.ndarray | None]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What `LM.condition` takes, from what a user says.
+    """The input of `LM.condition`, from what a user gives.
 
     Args:
         conditioners: the model's.
         rows: for each row of the batch, condition -> a word ("lut"), a vector `[dim]` ("tensor"), or None for "not
-            given", which has a learnt vector of its own.
+            given", which has its own learnt vector.
 
     Returns:
         Condition -> (values, given), NumPy arrays with a row each.
 
     Raises:
-        InputError: all that does not fit: a condition that is missing or unknown, a value that is not one of its.
+        InputError: everything that does not fit: a missing or unknown condition, a value that is not one of its values.
     """
     known = {config.name: config for config in conditioners}
     problems: list[str] = []
@@ -91,7 +91,7 @@ def _row(config: ConditionerConfig, value: str | np.ndarray | None) -> tuple[np.
     """One row of a condition's values, and whether it is given.
 
     Raises:
-        ValueError: a value of another kind than the condition's, or one that it does not know.
+        ValueError: a value of the wrong kind, or one that the condition does not know.
     """
     if config.kind == "lut":
         if not isinstance(value, str | None):

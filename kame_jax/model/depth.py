@@ -1,7 +1,7 @@
 """The depth transformer: within one frame, from the temporal output and the text token to the audio codes.
 
-It runs over the `dep_q` codebooks with weights of their own (or shared by a schedule), norms shared by all, and no
-memory from frame to frame. Semantics: kyutai-labs/moshi `models/lm.py`, `forward_depformer_training` and
+It runs over the `dep_q` codebooks with separate weights (or shared by a schedule), norms shared by all, and no memory
+from frame to frame. Semantics: kyutai-labs/moshi `models/lm.py`, `forward_depformer_training` and
 `depformer_step`.
 """
 
@@ -23,7 +23,7 @@ from kame_jax.sharding import constrain, constrain_weights
 
 
 class Depth(nnx.Module):
-    """Predicts the audio codes of a frame one codebook after the other."""
+    """Predicts the audio codes of a frame one codebook at a time."""
 
     def __init__(self, rngs: nnx.Rngs, config: ModelConfig, *, dtype: jnp.dtype = jnp.float32):
         depth = config.depth
@@ -111,7 +111,7 @@ class Depth(nnx.Module):
         if steps > 1:
             tokens = jnp.concatenate([tokens, self.audio_emb.per_codebook(codes[: steps - 1], h.dtype)])
         x = self.input.each_step(h, self.input_schedule) + tokens
-        # Steps stay in front, so that each step's own weights make one batched matrix product.
+        # Steps stay in front, so that the weights of all steps make one batched matrix product.
         positions = jnp.arange(steps)[None]
         x = add_sin_positions(x, positions.T, self.config)
 
@@ -174,7 +174,7 @@ class Depth(nnx.Module):
         return jnp.stack(tokens, axis=1)
 
     def unstack(self) -> None:
-        """Makes each layer's, weight set's and codebook's weights arrays of their own, for `generate` alone."""
+        """Makes each layer's, weight set's and codebook's weights separate arrays, for `generate` alone."""
         self.layers = unstacked(self.layers)
         for layer in self.layers:
             for name in ("attn_in", "attn_out", "mlp_in", "mlp_out"):

@@ -17,8 +17,8 @@ SAVED: dict[str, tuple[str, ...]] = {
     "attention": ("attended",),
     "dots": ("qkv", "attended", "attention_update", "hidden", "ffn_update"),
 }
-"""Remat policy -> the named values of a layer that the forward pass keeps; the backward pass computes the rest again.
-A layer's input is kept always. "none", which is no policy, keeps everything."""
+"""Remat policy -> the named values of a layer that the forward pass keeps; the backward pass recomputes the rest.
+A layer's input is always kept. "none", which is not a policy, keeps everything."""
 
 
 class Execution(NamedTuple):

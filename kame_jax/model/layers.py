@@ -1,4 +1,4 @@
-"""The small layers every transformer of the project is made of: linear maps with optional LoRA, norms, embeddings.
+"""The small layers that every transformer of the project is made of: linear maps with optional LoRA, norms, embeddings.
 
 Each weight is declared once, by `param`, with its shape, its logical axes and its initialiser. Weights keep
 PyTorch's `[out, in]` order, so that importing one is a reshape. A leading `stack` (layers, weight sets, codebooks)
@@ -25,7 +25,7 @@ Initializer = Callable[[jax.Array, Sequence[int], jnp.dtype], jax.Array]
 Axes = tuple[str, ...]
 
 PAGE = 4096
-"""Rows of an embedding table, at most, that devices which hold a part of its columns each gather at a time."""
+"""Most rows of an embedding table gathered at a time by devices that each hold part of its columns."""
 
 
 def truncated_normal(fan_in: int) -> Initializer:
@@ -38,7 +38,7 @@ def truncated_normal(fan_in: int) -> Initializer:
 
 
 def uniform(fan_in: int) -> Initializer:
-    """Uniform in `+-1 / sqrt(fan_in)`, what a PyTorch `nn.Linear` or convolution starts from."""
+    """Uniform in `+-1 / sqrt(fan_in)`, the initialisation of PyTorch's `nn.Linear` and convolutions."""
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
@@ -84,13 +84,13 @@ def take(module: nnx.Module | nnx.List, index: int) -> Any:
 
 
 def unstacked(module: nnx.Module | nnx.List) -> nnx.List:
-    """The copies of a module with stacked weights, each with arrays of its own (a list is returned as it is).
+    """The copies of a module with stacked weights, each with its own arrays (a list is returned as it is).
 
     For inference: a slice of a stacked weight is copied at every step, which doubles the bytes a step moves.
     """
     if isinstance(module, nnx.List):
         return module
-    # One array after the other, so that only one of them is held twice; one compilation a shape.
+    # One array at a time, so that only one of them is held twice; one compilation per shape.
     arrays, structure = jax.tree.flatten(module)
     split = [_split(array) for array in arrays]
     copies = nnx.List([jax.tree.unflatten(structure, parts) for parts in zip(*split, strict=True)])
@@ -172,7 +172,7 @@ class Linear(nnx.Module):
             self.weight = nnx.Param(matrix, axes=("", ""))
 
     def quantize(self) -> None:
-        """Rounds an unstacked weight to int8, symmetric per output channel; a factor a channel takes its place."""
+        """Rounds an unstacked weight to int8, symmetric per output channel, with one factor per channel."""
         if self.flat is None and self.weight.ndim != self.num_in + self.num_out:
             raise ValueError(f"only an unstacked weight can be quantized, got shape {self.weight.shape}")
         if self.flat is not None:
@@ -206,7 +206,7 @@ class Linear(nnx.Module):
         return jax.vmap(lambda one: one(x))(self._sets(schedule))
 
     def _sets(self, schedule: tuple[int, ...]) -> Linear:
-        """The weights, one set a step of `schedule`."""
+        """The weights, one set per step of `schedule`."""
         if schedule == tuple(range(self.weight.shape[0])):
             return self
         return jax.tree.map(lambda weight: weight[jnp.array(schedule)], self)
@@ -352,7 +352,7 @@ class Embedding(nnx.Module):
         return paged_rows(table, ids, dtype) if gathers_weights() else table[ids].astype(dtype)
 
     def summed(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """The sum over codebooks of `per_codebook`, `[..., dim]` of `dtype`, added one after the other."""
+        """The sum over codebooks of `per_codebook`, `[..., dim]` of `dtype`, added one by one."""
         # As the reference adds them; XLA on CPU is slow to reduce over a leading axis.
         if not gathers_weights():
             return functools.reduce(jnp.add, self.per_codebook(ids, dtype))
@@ -375,7 +375,7 @@ def paged_rows(table: jax.Array, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Rows `ids int32 [batch, ...]` of a table `[entries, dim]` cut along `dim`: `[batch, ..., dim]` of `dtype`.
 
     Devices that hold some columns of the table each gather a page of its rows at a time, and read their own ids from
-    it. The other way, everybody's ids read from one's own columns, costs each device work in proportion to the whole
+    it. The alternative, in which each device looks up all ids in its own columns, costs work in proportion to the whole
     batch: on a pod its sorts, gathers and scatters of millions of short rows outlast many layers.
     """
     entries, dim = table.shape
@@ -383,11 +383,11 @@ def paged_rows(table: jax.Array, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
     def add_page(total: jax.Array, first: jax.Array) -> tuple[jax.Array, None]:
         start = jnp.minimum(first, entries - size)
-        # Said twice, or XLA gathers the whole table for every page.
+        # Constrained twice, or XLA gathers the whole table for every page.
         page = constrain(jax.lax.dynamic_slice_in_dim(table, start, size), None, "columns")
         page = constrain(page, None, None)
         here = (ids >= first) & (ids < first + size)
-        # Added up in the table's own dtype on the way back: a common token's row sums thousands of gradients.
+        # Summed in the table's own dtype in the backward pass: a common token's row sums thousands of gradients.
         found = page[jnp.where(here, ids - start, 0)].astype(dtype)
         total = total + jnp.where(here[..., None], found, jnp.zeros((), dtype))
         return constrain(total, "batch", *(None,) * ids.ndim), None

@@ -25,7 +25,7 @@ from kame_jax.sharding import constrain
 
 
 class LMOutput(NamedTuple):
-    """Logits aligned with the codes they predict, and where they count."""
+    """Logits aligned with the codes they predict, and masks of where they are valid."""
 
     logits: jax.Array
     """float32 `[batch, dep_q, frames, card]`; NaN where a delay leaves no prediction."""
@@ -106,7 +106,7 @@ class LM(nnx.Module):
         )
 
     def unstack(self) -> None:
-        """Makes every layer's weights arrays of their own, for streaming alone: `temporal_step` and `Depth.generate`.
+        """Makes every layer's weights separate arrays, for streaming alone: `temporal_step` and `Depth.generate`.
 
         Sliced at every step instead, stacked weights are copied, which costs as much as reading them.
         """
@@ -120,7 +120,7 @@ class LM(nnx.Module):
             module.flatten()
 
     def quantize(self) -> None:
-        """Rounds the linear maps of an unstacked model to int8 per output channel; embeddings and norms stay."""
+        """Rounds the linear maps of an unstacked model to int8 per output channel; embeddings and norms are kept."""
         for module in self._unstacked():
             module.quantize()
 

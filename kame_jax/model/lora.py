@@ -20,7 +20,7 @@ def delta(lora_a: jax.Array, lora_b: jax.Array, weight_ndim: int) -> jax.Array:
     Args:
         lora_a: `[*stack, rank, *in_shape]`.
         lora_b: `[*stack, *out_shape, rank]`.
-        weight_ndim: dimensions of the weight `[*stack, *out_shape, *in_shape]`, which tells the stack apart.
+        weight_ndim: dimensions of the weight `[*stack, *out_shape, *in_shape]`, which determines the stack.
     """
     stack = (lora_a.ndim - 1) + (lora_b.ndim - 1) - weight_ndim
     dims = (((lora_b.ndim - 1,), (stack,)), (tuple(range(stack)),) * 2)

@@ -166,7 +166,7 @@ class Transformer(nnx.Module):
     ) -> jax.Array:
         """Whole sequence from position 0: `x [batch, steps, dim]` to the same shape (no final norm).
 
-        With `segments` (int32 `[batch, steps]`) each of them is a sequence of its own, from position 0.
+        With `segments` (int32 `[batch, steps]`) each of them is a separate sequence, from position 0.
         """
         positions = jnp.arange(x.shape[1])[None] if segments is None else segment_positions(segments)
         x = add_sin_positions(x, positions, self.config)
@@ -185,7 +185,7 @@ class Transformer(nnx.Module):
         return take(self.layers, index)
 
     def unstack(self) -> None:
-        """Makes each layer's weights arrays of their own, for `step` alone.
+        """Makes each layer's weights separate arrays, for `step` alone.
 
         A slice of a stacked weight is copied at every step: on a CPU that doubled the time of Mimi's 8 layers.
         """

@@ -1,7 +1,7 @@
 """Our side of a conversion: the parameter trees of the models, by dotted path, without allocating them.
 
 The models declare their weights once (`kame_jax.model.layers.param`); here the declarations are read, and arrays are
-put in their place.
+substituted for them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def abstract_mimi(config: MimiConfig) -> Mimi:
 
 
 def abstract(config: ModelConfig | MimiConfig) -> LM | Mimi:
-    """Whichever model the configuration describes."""
+    """The model that the configuration describes."""
     return abstract_mimi(config) if isinstance(config, MimiConfig) else abstract_lm(config)
 
 

@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from kame_jax.sharding import activation_spec, traced_mesh
 
 BLOCK = 128
-"""Steps to which the splash kernel's sequence is filled up; its blocks are multiples of it."""
+"""The splash kernel's sequence is padded to a multiple of this; its blocks are multiples of it."""
 LARGEST_BLOCK = 512
 
 
@@ -35,7 +35,7 @@ def attend_window(
         q, k, v: `[batch, steps, heads, head_dim]`, rotated.
         context: window in steps; None sees everything before.
         kind: "xla", "cudnn" (16-bit types on an NVIDIA GPU, no segments) or "splash" (TPU).
-        segments: int32 `[batch, steps]`, a step sees those of its own number alone; None for one segment a row.
+        segments: int32 `[batch, steps]`, a step sees only its own segment; None for one segment per row.
         interpret: run the splash kernel in Pallas's interpreter, on any device.
 
     Returns:
@@ -47,7 +47,7 @@ def attend_window(
     if kind == "splash":
         return _splash(q, k, v, context, segments, interpret)
     if kind == "cudnn" and segments is not None:
-        raise ValueError("the cudnn kernel keeps no segments apart: use xla")
+        raise ValueError("the cudnn kernel cannot keep segments apart: use xla")
     mask = None if segments is None else (segments[:, :, None] == segments[:, None, :])[:, None]
     # The window is inclusive on its left; with is_causal off cuDNN would see the future.
     window = None if context is None or context >= q.shape[1] else (context - 1, 0)
@@ -67,7 +67,7 @@ def _splash(
     steps, scale = q.shape[1], 1.0 / math.sqrt(q.shape[-1])
     padded = -(-steps // BLOCK) * BLOCK
     block = max(size for size in range(BLOCK, LARGEST_BLOCK + 1, BLOCK) if padded % size == 0)
-    # The filling comes after every real step, so that no real step sees it.
+    # The padding comes after every real step, so that no real step sees it.
     q, k, v = (jnp.pad(x, ((0, 0), (0, padded - steps), (0, 0), (0, 0))).swapaxes(1, 2) for x in (q, k, v))
     numbers = () if segments is None else (jnp.pad(segments, ((0, 0), (0, padded - steps))),)
 
@@ -101,7 +101,7 @@ def _splash(
 
     mesh = traced_mesh()
     if mesh is not None:
-        # XLA cannot cut a kernel: each device runs it on its own rows and heads.
+        # XLA cannot partition a kernel: each device runs it on its own rows and heads.
         spec = activation_spec(("batch", "heads", None, None), q.shape, mesh)
         rows = (activation_spec(("batch", None), number.shape, mesh) for number in numbers)
         local = jax.shard_map(local, in_specs=((spec,) * 3 + tuple(rows)), out_specs=spec, check_vma=False)

@@ -1,4 +1,4 @@
-"""Compiles a step for devices that are not there, and reads what the compiler says of it."""
+"""Compiles a step for devices that are not present, and reads what the compiler reports."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Compiled:
-    """A step that the compiler has taken, or refused for want of memory."""
+    """A step that the compiler accepted, or refused for lack of memory."""
 
     fits: bool
     memory: Memory | None
-    """None where it was refused and did not say."""
+    """None where the step was refused without a figure."""
     limit: int | None
-    """Bytes that the compiler may use of a device, where it said so."""
+    """Bytes of a device that the compiler may use, where it reports them."""
     seconds: float
     """Lowering and compiling."""
     collectives: tuple[Collective, ...] = ()
@@ -43,7 +43,7 @@ class Compiled:
 
 
 def compile_train(config: RunConfig, mesh: Mesh, length: int) -> Compiled:
-    """The very step that `train` runs, for the mesh's devices; no weight is made.
+    """The same step that `train` runs, for the mesh's devices; no weights are made.
 
     Args:
         config: the run.
@@ -56,7 +56,7 @@ def compile_train(config: RunConfig, mesh: Mesh, length: int) -> Compiled:
 
 
 def compile_decode(config: RunConfig, mesh: Mesh, options: decode.EngineOptions) -> Compiled:
-    """The very step that an engine runs, codec, oracle and sampling included; no weight is made.
+    """The same step that an engine runs, codec, oracle and sampling included; no weights are made.
 
     Args:
         config: of model, codec and dtype.
@@ -111,7 +111,7 @@ def _text(done: Any, folder: Path) -> str | None:
 
 
 def _refusal(message: str) -> tuple[int | None, int | None]:
-    """Bytes needed and bytes there, from the compiler's error; None where it does not say."""
+    """Bytes needed and bytes available, from the compiler's error; None where it does not say."""
     for pattern in (
         r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)([GM])\)",
         r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm",

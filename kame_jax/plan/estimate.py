@@ -1,4 +1,4 @@
-"""What a step needs, in closed form: bytes on each device, and the time that compute, memory and links set.
+"""What a step needs, in closed form: bytes on each device, and the time that compute, memory and links take.
 
 The state is exact (every array, as the mesh cuts it). Activations are a sum over what the remat policy keeps and what
 one layer's backward pass works on; the compiler may do better or worse.
@@ -52,12 +52,12 @@ class Times(NamedTuple):
 
     @property
     def serial(self) -> float:
-        """One after the other."""
+        """Nothing overlaps."""
         return sum(self)
 
 
 def abstract_mesh(config: RunConfig, devices: int) -> AbstractMesh:
-    """The run's mesh over devices that are not there; sizes as `sharding.make_mesh` resolves them."""
+    """The run's mesh over devices that are not present; sizes as `sharding.make_mesh` resolves them."""
     sizes = [config.mesh.replica, config.mesh.fsdp, config.mesh.tensor]
     if -1 in sizes:
         sizes[sizes.index(-1)] = max(1, devices // -math.prod(sizes))
@@ -90,7 +90,7 @@ def _held(arrays: Any) -> int:
 
 
 def _activations(config: RunConfig, mesh: Mesh | AbstractMesh, frames: int) -> int:
-    """Bytes of everything between the layers for so many frames, and of the weights gathered for them."""
+    """Bytes of everything between the layers for `frames` frames, and of the weights gathered for them."""
     model, tensor = config.model, mesh.shape["tensor"]
     wide = 2 if config.train.dtype == "bfloat16" else 4
     flash = config.train.attention != "xla"
@@ -104,7 +104,7 @@ def _activations(config: RunConfig, mesh: Mesh | AbstractMesh, frames: int) -> i
     if mesh.shape["fsdp"] > 1:
         whole = tree.shapes(abstract_model(model.architecture))
         layer = tree.count(whole, "temporal.layers.") // model.temporal.num_layers
-        # A cast copy of all shards; two layers under way, and the gradient of one; the text head and its gradient.
+        # A cast copy of all shards; two layers in flight, and the gradient of one; the text head and its gradient.
         total += wide * sum(
             math.prod(place.shard_shape(whole[path]))
             for path, place in shardings(abstract_model(model.architecture), mesh).items()
@@ -116,7 +116,7 @@ def _activations(config: RunConfig, mesh: Mesh | AbstractMesh, frames: int) -> i
 def _stack(
     config: TransformerConfig, steps: int, tensor: int, wide: int, run: RunConfig, attended: int
 ) -> int:
-    """A stack of layers: what each keeps, and what the backward pass of one makes anew."""
+    """A stack of layers: what each keeps, and what the backward pass of one recomputes."""
     ffn = (1 if config.gating == "none" else 2) * config.ffn_dim
     kept = {
         "full": config.dim,
@@ -130,7 +130,7 @@ def _stack(
 
 
 def step_flops(config: RunConfig, length: int) -> tuple[float, float]:
-    """FLOPs of a step over all devices, by the closed form: those that MFU counts, and those that are done."""
+    """FLOPs of a step over all devices, by the closed form: those that MFU counts, and those that are executed."""
     frames = config.train.batch_size * (length - 1)
     each = frame_flops(
         config.model.architecture,
@@ -142,7 +142,7 @@ def step_flops(config: RunConfig, length: int) -> tuple[float, float]:
 
 
 def estimate_traffic(config: RunConfig, mesh: Mesh | AbstractMesh) -> tuple[float, float]:
-    """Bytes that a device sends in a step inside its slice and beyond it, where no compiler says so.
+    """Bytes that a device sends in a step inside its slice and beyond it, where no compiler reports them.
 
     Each micro-batch gathers the weights for the forward and again for the backward pass, and sums up the gradients of
     those that learn; embedding tables are gathered once, and their gradients summed in float32.
@@ -169,7 +169,7 @@ def step_times(
 
     Args:
         config: the run.
-        target: whose chips.
+        target: the machine.
         mesh: over them.
         length: columns of a row of the batch.
         sent: bytes that a device sends inside its slice, and beyond it.

@@ -1,6 +1,6 @@
 """Reads a compiled program's text: which collectives it runs, how often, over how many bytes; its biggest tensors.
 
-XLA prints one instruction a line; a `while` names its condition and body, a fusion the computation that it calls.
+XLA prints one instruction per line; a `while` names its condition and body, a fusion the computation that it calls.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 BETWEEN_SLICES = "between-slices"
-"""What TPU slices hand each other over the data-centre network: XLA prints a `send` to its runtime on the host."""
+"""What TPU slices exchange over the data-centre network: XLA prints a `send` to its runtime on the host."""
 
 MADE_ELSEWHERE = ("parameter", "get-tuple-element", "tuple", "bitcast", "while")
 
@@ -52,7 +52,7 @@ class Collective(NamedTuple):
     times: int
     """How often a step runs it."""
     source: str
-    """Where in the program it comes from, in JAX's words."""
+    """Where in the program it comes from, as JAX names it."""
 
     @property
     def sent(self) -> float:
@@ -98,7 +98,7 @@ def collectives(text: str) -> list[Collective]:
                 continue
             group = 2 if kind == BETWEEN_SLICES else _group(line.rest)
             shape, size = _largest(line.type)
-            # TPUs fuse a sum and its cut: what is printed as an all-reduce then gives each device its part alone.
+            # TPUs fuse a sum and its cut: what is printed as an all-reduce then gives each device only its part.
             if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"
                 size //= group
@@ -118,11 +118,11 @@ class Tensor(NamedTuple):
     size: int
     """Bytes, without the padding of its layout."""
     source: str
-    """Where it comes from, in JAX's words."""
+    """Where it comes from, as JAX names it."""
 
 
 def biggest_tensors(text: str, count: int = 8) -> list[Tensor]:
-    """The biggest arrays in a compiled program, one of each shape; what lives when, only the compiler knows."""
+    """The biggest arrays in a compiled program, one of each shape; only the compiler knows which are alive at once."""
     found: dict[str, Tensor] = {}
     for lines in _computations(text).values():
         for line in lines:
@@ -171,7 +171,7 @@ def _called(programs: Mapping[str, list[_Line]], name: str) -> Iterator[tuple[st
 
 
 def _trips(programs: Mapping[str, list[_Line]], rest: str, condition: str, body: str) -> int:
-    """Iterations of a loop: as XLA says, or the bound that its condition compares with, over what its body adds.
+    """Iterations of a loop: as XLA reports, or the bound that its condition compares with, over what its body adds.
 
     Products that gather or scatter as they go ("windowed") are loops that do two steps of the counter at a time.
     """

@@ -32,7 +32,7 @@ USABLE = 0.92
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a step on a machine that is not there."""
+    """What is known of a step on a machine that is not present."""
 
     target: Target
     mesh: dict[str, int]
@@ -159,7 +159,7 @@ def make_decode_plan(config: RunConfig, target: Target, options: EngineOptions) 
         InputError: as `make_plan`; a machine of GPUs, for which there is no compiler here.
     """
     if target.topology is None:
-        raise InputError(f"--decode --topology {target.name}: only TPUs have their compiler here")
+        raise InputError(f"--decode --topology {target.name}: needs a TPU; there is no GPU compiler here")
     mesh = configured_mesh(config, tpu_devices(target))
     done = compile_decode(config, mesh, options)
     limit = done.limit or target.chip.memory
@@ -201,23 +201,23 @@ def _check_slices(config: RunConfig, target: Target) -> None:
     if target.slices > 1 and config.mesh.replica % target.slices and config.mesh.replica != -1:
         raise InputError(
             f"mesh.replica: {config.mesh.replica}, expected a multiple of the {target.slices} slices: "
-            "only whole copies of the weights may lie on different ones"
+            "only whole copies of the weights may be on different ones"
         )
 
 
 def remedies(
     config: RunConfig, target: Target, length: int, say: Callable[[str], None]
 ) -> tuple[list[str], Plan] | None:
-    """What makes a run fit: settings tried one after the other, on top of each other, until the plan fits.
+    """What makes a run fit: settings tried in turn, each added to the ones before, until the plan fits.
 
     Args:
         config: a run that does not fit.
         target: the machine.
         length: columns of a row.
-        say: told what is being tried.
+        say: called with what is being tried.
 
     Returns:
-        The overrides that do it, and the plan with them; None when nothing that is known here does.
+        The overrides that make it fit, and the plan with them; None when no known setting does.
     """
     chosen: list[str] = []
     for key, value in _steps(config, target):

@@ -30,12 +30,12 @@ class Target:
     """A machine."""
 
     name: str
-    """As it was asked for."""
+    """As requested."""
     chip: Chip
     devices: int
     """All of them together."""
     slices: int
-    """Groups of devices that only the data-centre network connects."""
+    """Groups of devices connected only by the data-centre network."""
     topology: str | None
     """The compiler's name of a slice, `v5e:8x8`; None for GPUs, which are not compiled for."""
 
@@ -102,7 +102,7 @@ ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-"""What libtpu reads where there is no TPU: no metadata server is asked, a lock of another process does not matter, and
+"""What libtpu reads where there is no TPU: no metadata server is queried, another process's lock does not matter, and
 the last two only stop its warnings."""
 
 

@@ -1,4 +1,4 @@
-"""Makes the bundled sample: spoken dialogues whose answers only the oracle knows, and their tokenizer.
+"""Makes the bundled sample: spoken dialogues with answers that only the oracle knows, and their tokenizer.
 
 Needs the shared library of espeak-ng 1.51 (the speech and the exact word times come from it); nothing else here
 does. Same seed and same library versions give the same bytes; the bundled sound was made when only B set the voice,
@@ -161,7 +161,7 @@ def change_window(question: Question, starts: Sequence[float], change: int) -> r
     """Frames in which another answer may come so that the facts from slot `change` on follow it.
 
     Fact `change` of it can then be read a frame before it is spoken, and the fact before not until a frame after that
-    one was: whoever reads the newest word available says what was recorded. `starts`: of the words said, seconds.
+    one was: a model that reads the newest word available says what was recorded. `starts`: of the words said, seconds.
     """
     places = [i for i, w in enumerate(KINDS[question.kind][1].split()) if w[0] == "{"]
     if not 0 < change < len(places):
@@ -256,7 +256,7 @@ def train_tokenizer(path: Path, rng: random.Random) -> None:
 
 
 def write_json(path: Path, value: Any, *, lines: bool = True) -> None:
-    """JSON; a list with one item a line."""
+    """JSON; a list with one item per line."""
     dump = json.dumps
     text = "[\n" + ",\n".join(dump(v) for v in value) + "\n]\n" if lines and value else dump(value) + "\n"
     path.write_text(text, encoding="utf-8")

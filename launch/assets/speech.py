@@ -1,6 +1,6 @@
 """Speech for the bundled sample: espeak-ng through its C library, and Ogg Opus files: the same audio, the same bytes.
 
-Needs the shared library of espeak-ng 1.51. Which words are spoken when is `make`'s.
+Needs the shared library of espeak-ng 1.51. Which words are spoken when is decided in `make_dialogues.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kame_jax.make.speech import RATE, Espeak
 
 FILE_RATE = 16_000
 OPUS_COMPRESSION = 0.976
-"""At fewer bits Opus joins the two channels, and each speaker is heard in both."""
+"""At lower bit rates Opus joins the two channels, and each speaker is heard in both."""
 VOICE = "en-us+f3"
 PACE = {"A": (175, 45), "B": (195, 60)}
 """Words a minute and pitch: what the two speakers differ in."""

@@ -1,11 +1,11 @@
 """Trains the small Mimi that the demo bundles, on the bundled dialogues; about six minutes on two cores.
 
     python launch/assets/train_small_codec.py OUT [--steps 700]
-    python launch/assets/train_small_codec.py OUT --decoder-of CODEC     # its codes stay what they are
+    python launch/assets/train_small_codec.py OUT --decoder-of CODEC     # its codes stay the same
 
 It has the structure of the released codec at a fraction of its size: the same frames, a split residual quantizer,
 causal convolutions and transformers. It knows two synthetic speakers, and is there to make the demo's codes mean
-something; for anything to be listened to, take the released weights. Loss: spectra at four resolutions, and commitment;
+something; for listening, take the released weights. Loss: spectra at four resolutions, and commitment;
 codebooks start from k-means and follow moving averages, which are what a Mimi file stores.
 """
 
@@ -60,7 +60,7 @@ def clips() -> np.ndarray:
 def overlapping(x: jax.Array, hop: int) -> jax.Array:
     """Windows of `4 * hop` samples, one every `hop`, of `x [batch, samples]`: `[batch, windows, 4 * hop]`.
 
-    Silence precedes `x`, so that its first samples lie in the middle of windows too.
+    Silence precedes `x`, so that its first samples are in the middle of windows too.
     """
     x = jnp.pad(x[:, : x.shape[1] // hop * hop], ((0, 0), (3 * hop, 0)))
     blocks = x.reshape(x.shape[0], -1, hop)
@@ -179,7 +179,7 @@ def first_books(z: np.ndarray, count: int, bins: int, rng: np.random.Generator) 
 
 
 def write(mimi: Mimi, out: Path, loss: float) -> None:
-    """Writes the codec, with its configuration beside it."""
+    """Writes the codec, with its configuration next to it."""
     arrays = {path: np.asarray(leaf) for path, leaf in tree.leaves(mimi).items()}
     export(Checkpoint(str(out), Layout.MIMI, mimi.config, ArrayWeights(arrays)), out, "mimi")
     print(json.dumps({"out": str(out), "loss": loss}))
@@ -192,12 +192,12 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, help="folder to make, in the released codec's layout")
     parser.add_argument(
-        "--config", default="tiny", help="configuration whose codec it is (default: %(default)s)"
+        "--config", default="tiny", help="configuration with the codec's sizes (default: %(default)s)"
     )
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--decoder-of", metavar="CODEC", help="train the decoder of this codec alone, further"
+        "--decoder-of", metavar="CODEC", help="continue training only the decoder of this codec"
     )
     args = parser.parse_args()
     mimi = (

@@ -65,7 +65,7 @@ def test_a_segment_sees_itself_alone_with_every_kernel(kind):
     alone = np.concatenate(alone, axis=1)
     # A score of 128 products is off by sqrt(128) U, 7e-7; so is its exponential of itself, and a mean of values by it.
     np.testing.assert_allclose(found, alone, atol=2e-6 * np.abs(alone).max())
-    with pytest.raises(ValueError, match="cudnn kernel keeps no segments apart"):
+    with pytest.raises(ValueError, match="cudnn kernel cannot keep segments apart"):
         attend_window(*arrays, 20, "cudnn", segments=numbered(60, cuts))
 
 

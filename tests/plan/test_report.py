@@ -87,7 +87,7 @@ def test_a_row_is_as_long_as_train_makes_it():
         (["--topology", "8xH100", "--frames", "64", "train.batch_size=9"], "train.batch_size: 9 rows"),
         (["--topology", "8xH100", "--frames", "64", "mesh.fsdp=3"], "mesh: "),
         (["--topology", "8xH100", "--frames", "64", "--slices", "2", "mesh.replica=1"], "only whole copies"),
-        (["--topology", "8xH100", "--decode"], "only TPUs have their compiler here"),
+        (["--topology", "8xH100", "--decode"], "there is no GPU compiler here"),
         (["--topology", "v5x:8x8", "--frames", "64"], "expected a TPU topology"),
     ],
 )
