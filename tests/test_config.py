@@ -11,6 +11,7 @@ from flax import nnx
 from kame_jax.codec.mimi import Mimi
 from kame_jax.config import (
     DepthConfig,
+    LLMConfig,
     MimiConfig,
     ModelConfig,
     RunConfig,
@@ -21,6 +22,7 @@ from kame_jax.config import (
     load_codec,
     load_model,
     load_run,
+    load_settings,
     to_dict,
     to_yaml,
     validate,
@@ -379,3 +381,11 @@ def test_plain_values_are_only_what_yaml_and_json_know():
         return set().union({list}, *map(kinds, value)) if isinstance(value, list) else {type(value)}
 
     assert kinds(to_dict(load_run("hibiki_2b"))) <= {list, int, float, str, bool, type(None)}
+
+
+def test_a_use_may_have_defaults_of_its_own_and_the_file_wins(tmp_path):
+    file = tmp_path / "llm.yaml"
+    file.write_text("model: m\n")
+    assert load_settings(LLMConfig, file, defaults={"max_tokens": 500}).max_tokens == 500
+    file.write_text("model: m\nmax_tokens: 60\n")
+    assert load_settings(LLMConfig, file, defaults={"max_tokens": 500}).max_tokens == 60

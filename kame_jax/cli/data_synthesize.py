@@ -27,6 +27,8 @@ KYUTAI_VOICES = (
     "expresso/ex03-ex01_happy_001_channel1_334s.wav",
     "expresso/ex04-ex02_default_001_channel1_354s.wav,expresso/ex04-ex02_default_001_channel2_354s.wav",
 )
+DIALOGUE_TOKENS = 500
+"""Default of `max_tokens` here: a whole dialogue, where a live answer is a sentence or two."""
 ENDPOINT_VOICES = ("alloy", "nova,echo,shimmer,onyx")
 
 
@@ -116,7 +118,9 @@ def _run(args: argparse.Namespace) -> None:
             lead=_seconds("lead", args.lead), reply=_seconds("reply", args.reply), hesitates=args.hesitates
         ),
     )
-    config = load_settings(LLMConfig, args.llm) if args.llm else None
+    config = (
+        load_settings(LLMConfig, args.llm, defaults={"max_tokens": DIALOGUE_TOKENS}) if args.llm else None
+    )
     with contextlib.closing(_engine(server, [*voices[0], *voices[1]])) as engine:
         report = asyncio.run(_make(args, engine, recipe, config))
     result = {

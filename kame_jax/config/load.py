@@ -116,8 +116,19 @@ def load_codec(source: str | Path) -> MimiConfig:
     return _load_section(source, "codec", MimiConfig)
 
 
-def load_settings(cls: type[T], source: str | Path, overrides: Iterable[str] = ()) -> T:
+def load_settings(
+    cls: type[T],
+    source: str | Path,
+    overrides: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> T:
     """Read a YAML file that holds one section of settings of class `cls`, with `dotted.key=value` overrides.
+
+    Args:
+        cls: of the settings.
+        source: the file.
+        overrides: settings that replace those of the file.
+        defaults: values in place of the class's own, for a use that needs others.
 
     Raises:
         InputError: no such file, or every problem of file and overrides in one list.
@@ -126,7 +137,7 @@ def load_settings(cls: type[T], source: str | Path, overrides: Iterable[str] = (
     document, problems = _overridden(_read(path), overrides)
     if problems:
         raise problem_list(str(source), problems)
-    return build(cls, document.values, document.sources, about=str(source))
+    return build(cls, {**(defaults or {}), **document.values}, document.sources, about=str(source))
 
 
 def to_yaml(config: Any) -> str:
