@@ -1,4 +1,4 @@
-"""A number for the bits of arrays: the same on every mesh, another one when a bit has changed."""
+"""Checksums over the bits of arrays: the same on every mesh, different when a bit has changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 FACTOR = 2654435761
-"""An odd number whose halves, one for each axis, spread the weights of places."""
+"""An odd number; its halves, one for each axis, spread the weights of places."""
 BLOCK = 1 << 20
 """Elements of an array on the host that are summed at once."""
 
@@ -25,7 +25,7 @@ def checksum(arrays: Any) -> int:
 def sums(arrays: Any) -> list[int]:
     """For each array of a tree that is not empty, the sum over its bits, each element weighed by its place.
 
-    Sums are modulo 2^32, whose order does not matter, so that every cut over devices gives the same.
+    Sums are modulo 2^32, in which order does not matter, so that every sharding gives the same.
     """
     found = jax.device_get(_sums([leaf for leaf in jax.tree.leaves(arrays) if leaf.size]))
     return [int(value) for value in found]
@@ -72,7 +72,7 @@ def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 def _sum(x: jax.Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
-    # Odd factors: a change of any one element, by whatever, changes the sum.
+    # Odd factors: any change of one element changes the sum.
     places = (
         jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(FACTOR >> axis)
         for axis in range(x.ndim)

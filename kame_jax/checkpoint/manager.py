@@ -2,8 +2,8 @@
 
 `params` and `meta` are what `native` reads, so that any command takes such a folder; `opt` and `data` are what a run
 continues from. Batches are a function of (seed, step): `data` is those two numbers, and a sum over every array's bits,
-which tells a checkpoint that was damaged from one that was not. What the arrays of `params` and `opt` are is the
-trainer's to know: here they have dotted paths, which become the nested dictionaries of the file.
+which reveals a damaged checkpoint. What the arrays of `params` and `opt` are is the
+trainer's business: here they have dotted paths, which become the nested dictionaries of the file.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ class Restored(NamedTuple):
 
 
 class Damaged(Exception):
-    """A checkpoint is incomplete, or not what was written."""
+    """A checkpoint is incomplete, or differs from what was written."""
 
 
 class Checkpoints:
-    """The checkpoints of one run; a context manager, whose end waits for what is being written.
+    """The checkpoints of one run; a context manager that waits on exit for what is being written.
 
-    A checkpoint appears under its name when it is complete; what an interrupted save left is cleared away at the start.
+    A checkpoint appears under its name when it is complete; what an interrupted save left is removed at the start.
 
     Args:
         folder: where they are, or will be; made with the first save.
         config: of the model.
         seed: of the run.
         samples: a name for the data (`corpus.fingerprint`).
-        keep: how many stay, the newest.
-        keep_best: how many more stay, those with the smallest figure given to `save`.
-        say: told of damaged checkpoints.
+        keep: how many of the newest are kept.
+        keep_best: how many more are kept, those with the smallest figure given to `save`.
+        say: called with a line for each damaged checkpoint.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class Checkpoints:
         except ValueError as error:
             raise InputError(
                 f"{self.folder}: the figures that train.keep_best compares (*/metrics/metrics) are damaged: {error}. "
-                "Without that file a checkpoint has no part in the comparison"
+                "Without that file a checkpoint is not compared"
             ) from None
-        # An empty folder that somebody named by a number is not a checkpoint.
+        # An empty folder with a number as its name is not a checkpoint.
         return [step for step in named if any((self.folder / str(step) / item).exists() for item in ITEMS)]
 
     @property
@@ -125,12 +125,12 @@ class Checkpoints:
         return self._opened
 
     def save(self, step: int, items: Items, figure: float | None = None) -> None:
-        """Writes a state in the background, once it is copied to the host; a step that is there already stays as it is.
+        """Writes a state in the background, once it is copied to the host; an existing step is left as it is.
 
         Args:
             step: how many updates made it.
             items: the weights under `params`, what else the run continues from under `opt`.
-            figure: what `keep_best` compares, the smaller the better; None has no part in it.
+            figure: what `keep_best` compares, the smaller the better; None leaves it out.
 
         Raises:
             WorkError: this one, or the one before it, cannot be written.
@@ -155,29 +155,29 @@ class Checkpoints:
         """Returns when everything is written.
 
         Raises:
-            WorkError: something cannot be.
+            WorkError: something cannot be written.
         """
         with self._writing():
             self._checkpointer.wait()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says in one line why a checkpoint was not written, here or in the background."""
+        """Reports in one line why a checkpoint was not written, here or in the background."""
         try:
             with _quiet():
                 yield
         except Exception as error:
-            # What is left of it has another name, and is cleared away at the next start.
+            # What is left of it has another name, and is removed at the next start.
             self._failed = True
             raise WorkError(
-                f"{self.folder}: a checkpoint cannot be written: {_reason(error)}. Those before it are as they were: "
+                f"{self.folder}: a checkpoint cannot be written: {_reason(error)}. Earlier ones are unaffected: "
                 "make room, and the same command continues from the newest"
             ) from error
 
     def restore(self, wanted: Items) -> Restored | None:
-        """The newest state that is whole, each array sliced onto its devices, whatever mesh it was saved from.
+        """The newest state that is whole, each array sliced onto its devices, from any mesh.
 
-        One that is damaged is said, renamed (`<step>.damaged`), and the one before it is taken.
+        A damaged one is reported and renamed (`<step>.damaged`), and the one before it is used.
 
         Args:
             wanted: shapes, dtypes and shardings of what `save` was given.
@@ -186,7 +186,7 @@ class Checkpoints:
             None without any checkpoint.
 
         Raises:
-            InputError: the checkpoint is of another model, optimizer or seed; or there are some, and all are damaged.
+            InputError: the checkpoint is of another model, optimizer or seed; or all of them are damaged.
         """
         steps = self.steps
         for step in reversed(steps):
@@ -196,7 +196,7 @@ class Checkpoints:
                 self.say(f"{self.folder / str(step)}: damaged, so the checkpoint before it is used: {damage}")
                 self._set_aside(step)
         if steps:
-            raise InputError(f"{self.folder}: every checkpoint is damaged; start anew in another run_dir")
+            raise InputError(f"{self.folder}: every checkpoint is damaged; start again in another run_dir")
         return None
 
     def _restore(self, step: int, wanted: Items) -> Restored:
@@ -220,7 +220,7 @@ class Checkpoints:
         if not isinstance(data, dict) or not all(
             isinstance(data.get(name), int) for name in ("seed", "checksum")
         ):
-            raise Damaged("data/data.json is not what was written")
+            raise Damaged("data/data.json differs from what was written")
         if data["seed"] != self.seed:
             raise InputError(f"{path}: of a run with seed {data['seed']}, this one has {self.seed}")
         found = {name: _complete(items[name], arrays) for name, arrays in wanted.items()}
@@ -230,7 +230,7 @@ class Checkpoints:
         return Restored(step, found, data.get("samples") == self.samples)
 
     def _check_names(self, step: int, wanted: Items) -> None:
-        """Raises InputError when a whole checkpoint holds other arrays than this run's, Damaged when items lack."""
+        """Raises InputError when a whole checkpoint's arrays are not this run's, Damaged when items are missing."""
         try:
             with _quiet():
                 there = self._checkpointer.checkpointables_metadata(step).metadata
@@ -240,7 +240,7 @@ class Checkpoints:
         for item, found in names.items():
             if other := sorted(found ^ {path for path, leaf in wanted[item].items() if leaf.size}):
                 raise InputError(
-                    f"{self.folder / str(step)}: no state that this run can continue from: {item} differs in "
+                    f"{self.folder / str(step)}: this run cannot continue from it: {item} differs in "
                     f"{len(other)} arrays ({', '.join(other[:3])}): give a new run_dir, or start with init_from"
                 )
 
@@ -256,7 +256,7 @@ class Checkpoints:
             multihost_utils.sync_global_devices(f"set aside {step}")
 
     def __enter__(self) -> Checkpoints:
-        # Also what Orbax's own threads say of an error, in pages: `save` and `wait` raise it.
+        # Also the long error messages of Orbax's own threads: `save` and `wait` raise the error.
         self._silence.enter_context(_quiet())
         return self
 
@@ -273,14 +273,14 @@ class Checkpoints:
         finally:
             self._silence.close()
             if self._failed:
-                # Other threads of Orbax's come to their own errors later still.
+                # Other threads of Orbax fail later still.
                 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def save_weights(
     path: Path, params: Mapping[str, jax.Array], config: ModelConfig, provenance: Mapping[str, Any]
 ) -> None:
-    """Weights alone as a checkpoint that every command reads, in place of one that is there."""
+    """Weights alone as a checkpoint that every command reads, replacing an existing one."""
     meta = Meta(config, dict(provenance), named_sums(params))
     items = {"params": _nested(params), "meta": meta.to_json()}
     with _quiet(), _context():
@@ -319,7 +319,7 @@ def _complete(nested: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str,
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, where libraries wrapped it in pages of their own."""
+    """The system's message, where libraries wrapped it in long ones."""
     said = _short(error)
     known = (
         os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -333,7 +333,7 @@ def _short(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Orbax's running commentary."""
+    """Without Orbax's log lines."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,8 +1,8 @@
 """Our own checkpoints: an Orbax folder with the items `params` (arrays by our names) and `meta` (what they are).
 
 `meta/data.json` holds the model's configuration and where the weights came from. Training saves `params`, `opt`,
-`data` and `meta` under the same names; everything that only needs the model reads the first and the last. Writing
-goes one array at a time, so a conversion needs memory for the largest array, not for the model.
+`data` and `meta` under the same names; everything that only needs the model reads the first and the last. Arrays
+are written one at a time, so a conversion needs memory for the largest array, not for the model.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FORMAT_VERSION = 1
 META_NAME = "data.json"
 """The file that Orbax's own JSON handler reads and writes in an item."""
 CHUNK_BYTES = 32 << 20
-"""Largest piece of an array in a file of its own; stacked layers and weight sets are cut apart first."""
+"""Largest piece of an array in one file; stacked layers and weight sets are cut apart first."""
 KINDS: dict[str, type] = {"lm": ModelConfig, "mimi": MimiConfig}
 
 
@@ -89,7 +89,7 @@ def read_meta(path: Path) -> Meta:
 def native_kind(path: Path) -> str:
     """`lm` or `mimi` for a folder that is, or was, a checkpoint of ours; empty for any other.
 
-    One that lacks some of its files still is one: reading it then says what is missing.
+    One that lacks some of its files still counts: reading it then reports what is missing.
     """
     marks = ("_CHECKPOINT_METADATA", f"meta/{META_NAME}", "params/_METADATA")
     if not any((path / mark).is_file() for mark in marks):
@@ -110,7 +110,7 @@ def newest_step(folder: Path) -> Path | None:
 
 
 def meta_context() -> v1.Context:
-    """An Orbax context that keeps the item `meta` as JSON, for whoever saves it together with others."""
+    """An Orbax context that keeps the item `meta` as JSON, for saving it together with others."""
     registry = v1.handlers.local_registry()
     registry.add(v1.handlers.JsonHandler, checkpointable_name="meta")
     context = v1.Context()
@@ -141,7 +141,7 @@ def save(
     axes = tree.axes(tree.abstract(meta.config))
     if missing := sorted(set(axes) - set(weights.shapes)):
         raise InputError(
-            f"{path}: a checkpoint holds all of a model, and {missing[0]} and others are not there"
+            f"{path}: a checkpoint holds all of a model, but {missing[0]} and others are missing"
         )
     args = {p: _save_args(array, axes[p]) for p, array in lazy.items()}
     with _quiet(), building(target, alone=True) as scratch, _checkpointer() as checkpointer:
@@ -180,8 +180,8 @@ class NativeWeights:
     """The `params` item of a checkpoint, read an array at a time.
 
     Raises:
-        InputError: its arrays are not those of the model that `meta` describes; when they are read, also: they are not
-            what was written.
+        InputError: its arrays are not those of the model that `meta` describes; when they are read, also: they differ
+            from what was written.
     """
 
     def __init__(self, path: Path, meta: Meta):
@@ -211,7 +211,7 @@ class NativeWeights:
         return np.dtype(self._stored[path].dtype) if path in self._stored else np.dtype(np.float32)
 
     def read(self, path: str, boxes: Sequence[Box], dtype: np.dtype | None = None) -> list[np.ndarray]:
-        """See `Weights`. The whole array is read, and kept until another is asked for."""
+        """See `Weights`. The whole array is read, and kept until another is requested."""
         array = self._array(path)
         if len(boxes) == 1 and all(extent == (0, size) for extent, size in zip(boxes[0], array.shape)):
             self._read = None
@@ -232,7 +232,7 @@ class NativeWeights:
         """Raises InputError when arrays have other sums than they were written with."""
         if changed := sorted(path for path, number in found.items() if self.sums.get(path, number) != number):
             raise InputError(
-                f"{self.path}: damaged checkpoint: {', '.join(changed[:5])} are not as they were written; take another "
+                f"{self.path}: damaged checkpoint: {', '.join(changed[:5])} differ from what was written; take another "
                 "copy, or another step of the run by its name"
             )
 
@@ -266,7 +266,7 @@ class NativeWeights:
 
 @dataclasses.dataclass
 class _Lazy:
-    """An array that is read when its turn to be written comes."""
+    """An array that is read when it is about to be written."""
 
     weights: Weights
     path: str
@@ -283,7 +283,7 @@ class _Lazy:
 
 
 class _OneByOne(ocp.type_handlers.NumpyHandler):
-    """Writes arrays one after the other, each read just before; Orbax itself would take them all at once."""
+    """Writes arrays one at a time, each read just before; Orbax itself would take them all at once."""
 
     async def serialize(
         self, values: Sequence[_Lazy], infos: Sequence[Any], args: Sequence[Any] | None = None
@@ -311,7 +311,7 @@ def _save_args(array: _Lazy, axes: tuple[str, ...]) -> ocp.SaveArgs:
 
 @contextlib.contextmanager
 def _damage_of(path: Path) -> Iterator[None]:
-    """Turns whatever Orbax stumbles over in a checkpoint into one clear error."""
+    """Turns any error of Orbax about a checkpoint into one clear one."""
     try:
         with _quiet():
             yield
@@ -325,7 +325,7 @@ def _damage_of(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Orbax's remarks on choices that are made here on purpose, and its pages on errors that are raised."""
+    """Without Orbax's warnings about deliberate choices, and its long logs of errors that are raised."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Sets of weights under our names, wherever they are kept, readable whole or in regions."""
+"""Sets of weights under our names, from any storage, readable whole or in regions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Weights(Protocol):
         """Path -> shape."""
 
     def dtype(self, path: str) -> np.dtype:
-        """Dtype of an array as it is kept."""
+        """Dtype of an array as stored."""
 
     def read(self, path: str, boxes: Sequence[Box], dtype: np.dtype | None = None) -> list[np.ndarray]:
         """Regions of an array, cast to `dtype` unless None; the caller owns what comes back."""
@@ -65,5 +65,5 @@ def cast(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
         bits = np.ascontiguousarray(value).view(np.uint32)
         if not np.any(bits & 0xFFFF):
             return (bits >> 16).astype(np.uint16).view(ml_dtypes.bfloat16)
-    with np.errstate(over="ignore"):  # an infinity is the caller's to find
+    with np.errstate(over="ignore"):  # infinities are for the caller to detect
         return value.astype(dtype)

@@ -44,7 +44,7 @@ from kame_jax.oracle.text import TOKENIZER_NAME
 from kame_jax.streams import oracle_start_id
 
 MADE_FROM = "made_from"
-"""File beside kept records: a name for the dialogues that they were all made from."""
+"""File next to kept records: a hash of the dialogues that they were all made from."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def find_tokenizers(
     Args:
         config: of the run.
         path: folder of dialogues.
-        say: told what of the bundled model is taken.
+        say: called with what is taken from the bundled model.
 
     Raises:
-        InputError: a tokenizer is not named and not there.
+        InputError: a tokenizer is neither named nor found.
     """
     bundled = load_run("tiny")
     codec, text = config.data.codec, config.data.tokenizer or Path(path) / TOKENIZER_NAME
@@ -105,7 +105,7 @@ def find_tokenizers(
 
 
 def keep_tokenizers(tools: Tokenizers, folder: Path) -> None:
-    """Puts the tokenizers beside a run's checkpoints, where the commands that take one look for them.
+    """Puts the tokenizers next to a run's checkpoints, where the commands look for them.
 
     Args:
         tools: what the run's dialogues were tokenised with.
@@ -125,12 +125,12 @@ def keep_tokenizers(tools: Tokenizers, folder: Path) -> None:
 
 
 def keep_data_tokenizers(path: str | Path, folder: Path, say: Callable[[str], None]) -> None:
-    """Puts the tokenizers of a data set beside a run's checkpoints, as far as it says where they are.
+    """Puts the tokenizers of a data set next to a run's checkpoints, as far as it says where they are.
 
     Args:
-        path: a data set; anything else is passed over.
+        path: a data set; anything else is ignored.
         folder: of the run; must exist.
-        say: told when the codec is not where the data set says.
+        say: called when the codec is not where the data set says.
     """
     if find_dataset(path) is None:
         return
@@ -140,9 +140,9 @@ def keep_data_tokenizers(path: str | Path, folder: Path, say: Callable[[str], No
     try:
         keep_tokenizers(Tokenizers(dataset.tokenizer, str(dataset.facts["codec"])), folder)
     except (InputError, KeyError, OSError) as error:
-        # A run needs neither: only who wants to hear it does, and can name them then.
+        # A run needs neither: only listening to it does, and then they can be named.
         shutil.copyfile(dataset.tokenizer, folder / TOKENIZER_NAME)
-        say(f"the codec of {path} is not at hand, so it is not kept with the run: {error}")
+        say(f"the codec of {path} is not available, so it is not kept with the run: {error}")
 
 
 def is_dialogues(path: str | Path) -> bool:
@@ -207,7 +207,7 @@ def _tokenize(
     progress: Progress,
     say: Callable[[str], None],
 ) -> None:
-    """Brings the records in `folder` up to those of the dialogues at `path`."""
+    """Updates the records in `folder` to the dialogues at `path`."""
     mimi, codebooks = tools.mimi(), model.n_q // 2
     _check_codec(mimi.config, model, codebooks, tools.codec)
     settings = Settings(
@@ -249,7 +249,7 @@ def _check_codec(codec: MimiConfig, model: ModelConfig, codebooks: int, name: st
 
 
 def _made_by(tools: Tokenizers, model: ModelConfig, rules: str) -> list[Any]:
-    """All that the records of some dialogues follow from besides the dialogues; files count by name, size and time."""
+    """Everything except the dialogues that their records depend on; files count by name, size and time."""
     codec = [tools.codec, _stamps([Path(tools.codec)])]
     text = hashlib.sha256(tools.text.read_bytes()).hexdigest()
     return [codec, text, model.n_q // 2, model.text_padding_id, model.text_end_padding_id, rules]
@@ -275,7 +275,7 @@ def read_samples(
     progress: Progress = lambda done, total, text: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Sequence[Sample]:
-    """The samples of whatever lies at `path`: a data set or a mixture, read when they are needed; else all at once.
+    """The samples at `path`: of a data set or a mixture, read when they are needed; else all at once.
 
     Args:
         path: as `config.data.path` takes it.
@@ -329,7 +329,7 @@ def preset_note(samples: Sequence[Sample], config: RunConfig) -> str | None:
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """A short name for the content of some samples: equal for equal tokens and events in the same order."""
+    """A hash of the content of some samples: equal for equal tokens and events in the same order."""
     if isinstance(samples, DatasetSamples | MixedSamples):
         return samples.fingerprint
     digest = hashlib.sha256()

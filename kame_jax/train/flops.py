@@ -20,9 +20,9 @@ class FrameFlops(NamedTuple):
     """Loss alone, attention included."""
     train: float
     """Forward and backward; this is what MFU counts: 6 FLOPs for each use of a weight that learns, 4 for one that does
-    not (LoRA's base, frozen groups), which gets no gradient of its own."""
+    not (LoRA's base, frozen groups), which gets no gradient."""
     hardware: float
-    """With what the remat policy computes again."""
+    """Including what the remat policy recomputes."""
 
 
 def linear_sizes(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
@@ -61,12 +61,12 @@ def _layers(config: TransformerConfig, steps: int) -> dict[str, tuple[int, int, 
 
 
 def active_parameters(config: ModelConfig) -> int:
-    """Weights that a frame is multiplied with, each as often as it is; embedding tables have no part in it."""
+    """Weights that a frame is multiplied with, counted as often as it is used; embedding tables are not counted."""
     return sum(times * out * inp for times, out, inp in linear_sizes(config).values())
 
 
 def attention_flops(config: ModelConfig, steps: int) -> float:
-    """Forward FLOPs of attention a frame, on the average over `steps` frames; masked pairs do not count."""
+    """Forward FLOPs of attention per frame, averaged over `steps` frames; masked pairs do not count."""
     seen = _mean_window(steps, config.temporal.context)
     total = 4.0 * config.temporal.num_layers * config.temporal.dim * seen
     if config.depth is not None:

@@ -9,17 +9,17 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Chip:
-    """One accelerator, in decimal units unless said."""
+    """One accelerator, in decimal units unless stated otherwise."""
 
     name: str
     kinds: tuple[str, ...]
-    """Beginnings of what `jax.Device.device_kind` says of it."""
+    """Prefixes of its `jax.Device.device_kind`."""
     flops: float
     """bfloat16 multiply-adds on dense matrices, FLOP a second."""
     memory: int
     """Bytes of high-bandwidth memory."""
     bandwidth: float
-    """Of that memory, bytes a second."""
+    """Bandwidth of that memory, bytes a second."""
     link: float
     """Bytes a second that a chip sends to its neighbours over all its links, with wrap-around links where a slice has
     them (ICI) or through the switch (NVLink)."""
@@ -46,5 +46,5 @@ def find_chip(device_kind: str) -> Chip | None:
 
 
 def named_chip(name: str) -> Chip | None:
-    """The chip of that name in the table, whatever its case."""
+    """The chip of that name in the table, in any case."""
     return next((chip for chip in CHIPS if chip.name.lower() == name.lower()), None)

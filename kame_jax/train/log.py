@@ -1,4 +1,4 @@
-"""The metrics of a run's steps on their way from the devices to `metrics.jsonl`, trackers and whoever watches."""
+"""The metrics of a run's steps on their way from the devices to `metrics.jsonl`, trackers and the terminal."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from kame_jax.train.trackers import Tracker, make_trackers
 class RunLog:
     """Writes the metrics of a step once the next one has been started, so that the devices never wait for it.
 
-    Of several processes the first one writes. A context manager, whose end closes the trackers.
+    Of several processes the first one writes. A context manager that closes the trackers on exit.
 
     Args:
         config: the run.
         program: says which groups learn.
-        mesh: whose chips' peak MFU is a share of.
+        mesh: its chips' peak is the denominator of MFU.
         length: columns of a row of the batch.
         folder: of the run; must exist.
         start: step that it continues from.
-        watch: who watches.
+        watch: receives progress.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RunLog:
         self._waiting: tuple[Line, StepMetrics] | None = None
 
     def started(self, step: int, out: StepMetrics, frames: int) -> None:
-        """A step was started; what it returned need not be there yet.
+        """A step was started; its results need not be ready yet.
 
         Returns when the step before is done: more in flight would only fill the memory with batches.
         """
@@ -84,7 +84,7 @@ class RunLog:
             self._waiting = line, out
 
     def flush(self) -> None:
-        """Writes what waits, and stops the run if it is no number."""
+        """Writes the pending metrics, and stops the run if they are not finite."""
         if self._waiting is None:
             return
         line, out = self._waiting
@@ -106,7 +106,7 @@ class RunLog:
         self.watch.say(f"step {step}: evaluation: " + ", ".join(shown))
 
     def lines(self) -> list[Line]:
-        """All that the run's file holds."""
+        """Everything in the run's file."""
         return read_metrics(self.path) if self.path.is_file() else []
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -135,19 +135,19 @@ def _peak_frames(config: RunConfig, mesh: Mesh, length: int) -> float | None:
 
 
 def _memory_gib() -> float:
-    """The most memory used so far: of the first device where it tells, else of this process."""
+    """The most memory used so far: of the first device where it reports it, else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
     used = stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return used / (1 << 30)
 
 
 def check_finite(step: int, out: StepMetrics) -> None:
-    """Raises FloatingPointError if a step's loss or gradient is no number: all weights from there on are spoilt."""
+    """Raises FloatingPointError if a step's loss or gradient is not finite: all later weights would be useless."""
     bad = [name for name, part in out.parts.items() if not np.isfinite(part.loss).all()]
     if not math.isfinite(out.grad_norm):
         bad.append("gradient norm")
     if bad:
         raise FloatingPointError(
             f"step {step}: {', '.join(bad)} is not a finite number; the last checkpoint is from before. "
-            "Lower the learning rate, or look at the data of this step"
+            "Lower the learning rate, or check the data of this step"
         )

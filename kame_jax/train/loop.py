@@ -1,6 +1,6 @@
 """A whole training run, top to bottom: configuration, data, state, step, loop.
 
-Everything it writes lies in `run_dir`: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `plots/`, and `records/` of
+Everything it writes is in `run_dir`: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `plots/`, and `records/` of
 tokenised dialogues. Run again on the same folder it continues, bit for bit.
 """
 
@@ -58,7 +58,7 @@ from kame_jax.train.step import local_rows, put_batch
 from kame_jax.train.watchdog import Watchdog
 
 CLOCK_EVERY = 10
-"""Steps between two looks of several processes at each other's clocks, where time makes checkpoints."""
+"""Steps between two comparisons of several processes' clocks, where checkpoints are made by time."""
 
 
 def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -66,15 +66,15 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> dict[str, Any
 
     Args:
         config: the run; see `kame_jax.config`.
-        progress: who watches (`metrics.Silent()`: nobody); None shows the run on stderr.
+        progress: receives progress (`metrics.Silent()` discards it); None shows the run on stderr.
 
     Returns:
         `run_dir`, `checkpoint` (folder of the last one), `step`, `resumed_from`, `parameters`, `samples`, `seconds`,
         `metrics` (the last logged step), `evaluation` (of `step`, or None), `plot`.
 
     Raises:
-        InputError: bad data, or a `run_dir` that holds another run or in which one is running; nothing is trained.
-        FloatingPointError: the loss or its gradient is no number; the last checkpoint is from before.
+        InputError: bad data, or a `run_dir` that holds another run or has one in progress; nothing is trained.
+        FloatingPointError: the loss or its gradient is not finite; the last checkpoint is from before.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
         SystemExit: SIGTERM or SIGHUP, after the state was saved; with status `errors.PREEMPTED`.
     """
@@ -140,7 +140,7 @@ class _Inputs(NamedTuple):
     length: int
     """Columns of a row."""
     rows: Sequence[int]
-    """Those of a batch that this process makes."""
+    """The rows of a batch that this process makes."""
 
 
 def _read_inputs(config: RunConfig, mesh: Mesh, watch: Progress) -> _Inputs:
@@ -165,7 +165,7 @@ def _read_inputs(config: RunConfig, mesh: Mesh, watch: Progress) -> _Inputs:
 
 
 class _Saves:
-    """When a run's state is saved, by its steps and by the clock, and the saving."""
+    """Saves a run's state, by its steps and by the clock."""
 
     def __init__(self, config: RunConfig, checkpoints: Checkpoints, log: RunLog, watchdog: Watchdog):
         self.train, self.checkpoints, self.log, self.watchdog = config.train, checkpoints, log, watchdog
@@ -174,7 +174,7 @@ class _Saves:
     def are_due(self, step: int) -> bool:
         """Whether the state of this step is to be saved; the same on all processes.
 
-        Several processes compare their clocks every `CLOCK_EVERY` steps alone: each must wait for the step then.
+        Several processes compare their clocks only every `CLOCK_EVERY` steps, since each must then wait for the step.
         """
         minutes = self.train.checkpoint_minutes
         late = minutes > 0 and _minutes_since(self._last) > minutes
@@ -183,7 +183,7 @@ class _Saves:
         return late or _divides(self.train.checkpoint_every, step)
 
     def save(self, step: int, state: TrainState, figure: float | None) -> None:
-        """Begins to write the state; `figure` is what the best checkpoints are kept by."""
+        """Begins to write the state; the best checkpoints are chosen by `figure`."""
         self.log.flush()
         self.watchdog.be_patient()
         with self.log.meter.paused():
@@ -223,7 +223,7 @@ class _Evaluations:
         )
 
     def at(self, step: int, state: TrainState) -> float | None:
-        """Evaluates where the step calls for it; returns what the best checkpoints are kept by.
+        """Evaluates where the step calls for it; returns the figure by which the best checkpoints are chosen.
 
         None without an evaluation, and where the run was told to stop before it was done.
         """
@@ -278,7 +278,7 @@ class _Stopped(Exception):
 def _first_state(
     config: RunConfig, program: Program, checkpoints: Checkpoints, mesh: Mesh, watch: Progress
 ) -> tuple[TrainState, int]:
-    """The state that the run goes on from, and its step."""
+    """The state that the run continues from, and its step."""
     folder, newest = Path(config.run_dir), checkpoints.latest or 0
     if newest > config.train.steps:
         raise InputError(
@@ -287,17 +287,17 @@ def _first_state(
     if found := checkpoints.restore(checkpoint_items(program.state)):
         watch.say(f"continuing from step {found.step} of {folder}")
         if not found.same_samples:
-            watch.say("the data is not what this run has seen so far: its batches are others from here on")
+            watch.say("the data has changed since this run began: its batches differ from here on")
         return from_checkpoint_items(found.step, found.items, program.state), found.step
     weights, checkpoints.provenance = first_weights(config, mesh)
     return init_state(config, weights, places_of(program.state)), 0
 
 
 def best_figure(values: Mapping[str, float], name: str) -> float:
-    """What the best checkpoints are kept by, the smaller the better: a loss, or minus an accuracy or gap.
+    """The figure by which the best checkpoints are chosen, the smaller the better: a loss, or minus an accuracy or gap.
 
     Raises:
-        InputError: `train.best_metric` is no figure of the evaluation.
+        InputError: `train.best_metric` is not a figure of the evaluation.
     """
     if name not in values:
         raise InputError(f"train.best_metric: {name}, expected one of {', '.join(values)}")

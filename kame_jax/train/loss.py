@@ -1,4 +1,4 @@
-"""The training loss: cross-entropies of text and audio over delayed columns, and what a run logs of them.
+"""The training loss: cross-entropies of text and audio over delayed columns, and what a run logs about them.
 
 Semantics: SakanaAI/kame_finetune `finetune.py` (`tempformer_forward`, `depformer_forward`, `forward`). Sums and counts
 are kept apart until the end, so that micro-batches and devices add up to the mean over the *global* batch.
@@ -55,10 +55,10 @@ def loss_parts(
     Args:
         model: the weights.
         batch: columns, labels and oracle.
-        use_oracle: False leaves the oracle embedding out altogether; a model without one leaves it out by itself.
+        use_oracle: False leaves the oracle embedding out altogether; a model without one leaves it out anyway.
         conditions: `[1]` or a value for each row, see `LM.condition`; None leaves them out.
         execution: how the forward runs.
-        chunks: parts of the sequence whose logits are made, used and forgotten one after the other.
+        chunks: parts of the sequence: their logits are computed, used and discarded one part at a time.
 
     Returns:
         `text_non_pad`, `text_pad`, `audio_semantic`, `audio_acoustic`; with a user stream (`dep_q == n_q`) also

@@ -18,7 +18,7 @@ MALLOC_SETTINGS = {
 def keep_freed_memory() -> None:
     """Keeps what a train step frees for the next one, where the steps run on the CPU; call it before JAX starts.
 
-    XLA takes a step's temporaries from malloc as one block, which glibc gives back to the system after every step: the
+    XLA takes a step's temporaries from malloc as one block, which glibc returns to the system after every step: the
     page faults of taking it again cost a quarter of a 100 M-parameter step. Another C library is left as it is.
     """
     accelerators = ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu")

@@ -1,4 +1,4 @@
-"""What a run says of itself: one JSON line per logged step in `metrics.jsonl`, and words for whoever watches.
+"""What a run reports: one JSON line per logged step in `metrics.jsonl`, and progress for the terminal.
 
 Numbers come from `loss.report`; nothing here touches a device.
 """
@@ -22,13 +22,13 @@ Line = dict[str, Any]
 
 
 class Progress(Protocol):
-    """Who watches a run."""
+    """Receives a run's progress."""
 
     def say(self, text: str) -> None:
-        """Something that happened once."""
+        """A single event."""
 
     def count(self, what: str, done: int, total: int) -> None:
-        """Preparatory work that is under way."""
+        """Preparatory work in progress."""
 
     def step(self, line: Mapping[str, Any], total: int) -> None:
         """A logged training step; `total` is the run's number of steps."""
@@ -65,7 +65,7 @@ class Meter:
         return self._before + time.monotonic() - self._start
 
     def add(self, frames: int) -> None:
-        """A step over so many frames is under way; the first starts the clock, and does not count."""
+        """A step over `frames` frames has started; the first starts the clock, and does not count."""
         if self._frames is None:
             self._frames, self._mark = 0, time.monotonic()
         else:
@@ -80,14 +80,14 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside does not slow the rate."""
+        """Time spent inside does not count."""
         begin = time.monotonic()
         yield
         self._mark += time.monotonic() - begin
 
 
 class MetricsFile:
-    """The metrics of a run, one line a time; a run that continues drops the lines that it is going to write again.
+    """The metrics of a run, one line at a time; a run that continues drops the lines that it will write again.
 
     Args:
         path: the file, made when needed.
@@ -116,13 +116,13 @@ class MetricsFile:
                 os.fsync(file.fileno())
         except OSError as error:
             raise WorkError(
-                f"{self.path}: a line cannot be written: {error.strerror}. The checkpoints are as they were: make "
+                f"{self.path}: a line cannot be written: {error.strerror}. The checkpoints are unaffected: make "
                 "room, and the same command continues from the newest"
             ) from error
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """The lines of a `metrics.jsonl`; null becomes NaN, and a line that was cut off or damaged is left out."""
+    """The lines of a `metrics.jsonl`; null becomes NaN, and a truncated or damaged line is left out."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

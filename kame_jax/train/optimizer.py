@@ -1,4 +1,4 @@
-"""AdamW in groups: which weight learns at which rate, which not at all, and how the rates go over the steps.
+"""AdamW in groups: which weights learn at which rate, which are frozen, and how the rates change over the steps.
 
 Semantics: SakanaAI/kame_finetune `finetune.py` (its two parameter groups) with DeepSpeed's `WarmupLR`.
 """
@@ -22,7 +22,7 @@ GROUPS = ("temporal", "depth", "embeddings", "oracle", "adapters")
 def group_of(path: Sequence[Any]) -> str:
     """The group of a weight, by the names on its path.
 
-    "adapters" are all of LoRA, wherever they sit; "depth" the depth transformer with its embeddings and heads;
+    "adapters" are all LoRA weights, in any layer; "depth" the depth transformer with its embeddings and heads;
     "oracle" the oracle embedding; "embeddings" those of text and audio; "temporal" everything else.
     """
     if path[-1] in ("lora_a", "lora_b"):
@@ -36,7 +36,7 @@ def group_of(path: Sequence[Any]) -> str:
 
 
 def frozen_groups(config: OptimizerConfig) -> frozenset[str]:
-    """The groups that stay as they are."""
+    """The frozen groups."""
     return frozenset(name for name in GROUPS if _settings(config, name).freeze)
 
 

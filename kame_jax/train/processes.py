@@ -1,4 +1,4 @@
-"""Runs of several processes, one a host: how they find each other, and how they agree.
+"""Runs of several processes, one per host: how they find each other, and how they agree.
 
 The same command runs on every host. Process 0 writes what belongs to the run; all of them save and load checkpoints.
 """
@@ -24,21 +24,21 @@ from kame_jax.errors import PREEMPTED, InputError
 T = TypeVar("T")
 
 CLUSTERS = ("SLURM_NTASKS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_NUM_SLICES", "OMPI_COMM_WORLD_SIZE")
-"""Environments in which JAX finds the other processes by itself."""
+"""Environments in which JAX finds the other processes itself."""
 TIMEOUT = 1800
 """Seconds to wait for the other hosts: machines of a pod do not start together."""
 SHUTDOWN_TIMEOUT = 120
-"""Seconds that a process which has failed waits for the others, which cannot know; then they are ended as well."""
+"""Seconds that a failed process waits for the others, which cannot know; then they are ended as well."""
 
 GONE = re.compile(
     r"gloo|nccl|connection (reset|closed|refused)|peer|unavailable|deadline_exceeded|coordination|heartbeat",
     re.IGNORECASE,
 )
-"""What the errors of a collective say when a process at its other end is gone."""
+"""Phrases in the errors of a collective when another process is gone."""
 
 
 def connect() -> None:
-    """Joins the run's other processes, where there are some; must come before anything uses a device.
+    """Joins the run's other processes, if any; must come before anything uses a device.
 
     By hand: `KAME_COORDINATOR=host:port KAME_PROCESSES=n KAME_PROCESS=i`. Otherwise from what SLURM, GKE, Cloud TPU or
     MPI set.
@@ -62,7 +62,7 @@ def connect() -> None:
 
 
 def _several(value: str) -> bool:
-    """Whether a variable names several processes: a number above 1, or hosts with commas between."""
+    """Whether a variable names several processes: a number above 1, or hosts separated by commas."""
     return int(value) > 1 if value.isdigit() else "," in value
 
 
@@ -84,10 +84,10 @@ def first_then_others(work: Callable[[], T]) -> T:
         if is_first():
             result, failed = work(), False
     finally:
-        # The others must hear of it, or they would wait for ever.
+        # The others must be told, or they would wait for ever.
         failed = bool(multihost_utils.broadcast_one_to_all(np.array(failed)))
     if failed:
-        raise InputError("process 0 could not read the run's input; see what it says")
+        raise InputError("process 0 could not read the run's input; see its message")
     return work() if result is None else result
 
 
@@ -95,7 +95,7 @@ def first_then_others(work: Callable[[], T]) -> T:
 def alone_in(folder: Path) -> Iterator[None]:
     """Holds a run's folder, so that another run in it is refused. One that was made here and stayed empty is removed.
 
-    File systems without locks (object stores) do not tell: there nothing is refused.
+    On file systems without locks (object stores) nothing is refused.
 
     Raises:
         InputError: another run holds it, or it cannot be made.
@@ -124,7 +124,7 @@ def _locked(folder: Path) -> int:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             os.close(handle)
             raise InputError(
-                f"run_dir: {folder}: another run is under way there: wait for its end, or give another run_dir"
+                f"run_dir: {folder}: another run is using it: wait for its end, or give another run_dir"
             ) from None
     return handle
 
@@ -138,9 +138,9 @@ def agreed(flag: bool) -> bool:
 
 @contextlib.contextmanager
 def ends_with_others() -> Iterator[None]:
-    """Of a run of several processes, ends this one when another is gone, with the status on which launchers restart.
+    """In a run of several processes, ends this one when another is gone, with the status on which launchers restart.
 
-    Nothing is waited for: a checkpoint under way needs all processes, and is cleared away at the next start.
+    It waits for nothing: a checkpoint being written needs all processes, and is removed at the next start.
     """
     try:
         yield

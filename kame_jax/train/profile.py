@@ -1,4 +1,4 @@
-"""The profiler switch: a trace of some steps of a run, for XProf (TensorBoard's profile tab) or Perfetto."""
+"""The profiler: a trace of some steps of a run, for XProf (TensorBoard's profile tab) or Perfetto."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import jax
 class Profile:
     """Records the steps from `steps[0]` to `steps[1]` into a folder; None records nothing. A context manager.
 
-    The first steps compile: a trace that is to show the work begins at the third or later.
+    The first steps compile: a trace of the actual work should begin at the third or later.
 
     Args:
         folder: of the trace.
         steps: first and last.
-        say: told where the trace is.
+        say: called with the path of the trace.
     """
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None, say: Callable[[str], None]):
@@ -25,7 +25,7 @@ class Profile:
         self._running = False
 
     def step(self, number: int) -> None:
-        """Step `number` is about to be started."""
+        """Step `number` is about to start."""
         if self.steps is None:
             return
         if self._running and number > self.steps[1]:

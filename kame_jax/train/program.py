@@ -1,6 +1,6 @@
 """What a run compiles: its state's form and its step on a mesh, all from the configuration alone.
 
-`loop` runs it and `kame_jax.plan` compiles it for hardware that is not there; neither adds anything to the step.
+`loop` runs it and `kame_jax.plan` compiles it for hardware that is not present; neither adds anything to the step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Step(Protocol):
 
 
 class Program(NamedTuple):
-    """Everything about a run's step but the weights and the data."""
+    """Everything about a run's step except the weights and the data."""
 
     config: RunConfig
     """The run's, with the attention kernel chosen."""
@@ -46,7 +46,7 @@ def make_program(config: RunConfig, mesh: Mesh) -> Program:
     """The step that a run's settings describe.
 
     Raises:
-        InputError: no weight is left to learn, a condition of the model is missing, or the attention kernel does not
+        InputError: no weights are left to train, a condition of the model is missing, or the attention kernel does not
             exist on the mesh's platform.
     """
     run_conditions(config.model, config.data.conditions)
@@ -54,7 +54,7 @@ def make_program(config: RunConfig, mesh: Mesh) -> Program:
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, attention=attention))
     state = abstract_state(config, mesh)
     if not jax.tree.leaves(state.params):
-        raise InputError("optimizer: every group that the model has is frozen, nothing is left to learn")
+        raise InputError("optimizer: every group that the model has is frozen, nothing is left to train")
     places, everywhere = places_of(state), NamedSharding(mesh, PartitionSpec())
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
@@ -71,10 +71,10 @@ def make_program(config: RunConfig, mesh: Mesh) -> Program:
 
 
 def choose_attention(config: RunConfig, mesh: Mesh) -> str:
-    """The kernel of the temporal attention: the one asked for, or the best that fits model and platform.
+    """The kernel of the temporal attention: the requested one, or the best that fits model and platform.
 
     Raises:
-        InputError: the one asked for does not run there.
+        InputError: the requested one does not run there.
     """
     platform = mesh.devices.flat[0].platform
     head_dim = config.model.temporal.head_dim
@@ -85,7 +85,7 @@ def choose_attention(config: RunConfig, mesh: Mesh) -> str:
         "cudnn": head_dim <= 128 and head_dim % 8 == 0 and config.train.dtype == "bfloat16",
     }
     if config.data.pack:
-        fits["cudnn"] = False  # it keeps no segments apart
+        fits["cudnn"] = False  # it cannot keep segments apart
     wanted = config.train.attention
     if wanted == "auto":
         return next((kind for kind, home in homes.items() if home == platform and fits[kind]), "xla")
@@ -119,7 +119,7 @@ def run_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mesh
 
     Args:
         config: the run.
-        devices: what there is; None takes all.
+        devices: the available ones; None takes all.
 
     Raises:
         InputError: it does not fit the devices, or the batch does not fit it.

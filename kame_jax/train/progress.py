@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 LINE_SECONDS = 10.0
-"""Where the line is not live: at most one in this time."""
+"""Seconds between lines where they are not live."""
 
 
 class Terminal:
-    """Shows a run on stderr (see `metrics.Progress`). A context manager; its end clears the live line away."""
+    """Shows a run on stderr (see `metrics.Progress`). A context manager; its end clears the live line."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -43,11 +43,11 @@ class Terminal:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        """Something that happened once."""
+        """A single event."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def count(self, what: str, done: int, total: int, text: str = "") -> None:
-        """Work that is under way, with whatever else there is to say of it."""
+        """Work in progress, with any further remark."""
         self._show(what, done, total, text)
 
     def step(self, line: Mapping[str, Any], total: int) -> None:

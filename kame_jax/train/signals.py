@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: noted, so that the loop can save and end; then raised as what they are."""
+"""Ctrl-C, SIGTERM and SIGHUP: recorded, so that the loop can save and end; then raised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Signals:
     A SIGHUP that the process was told to ignore (`nohup`) stays ignored. Python lets only the main thread do so;
     elsewhere nothing is caught. In a run of several processes SIGTERM belongs to JAX's coordination service, which has
     caught it since the processes joined: it tells all of them, and names a moment that none has reached yet, counted in
-    questions. The others are passed on to it.
+    checks. The others are passed on to it.
     """
 
     def __init__(self) -> None:

@@ -23,9 +23,9 @@ from kame_jax.train.state import abstract_model, init_weights, make_quickly
 def first_weights(config: RunConfig, mesh: Mesh) -> tuple[nnx.State, dict[str, Any]]:
     """The weights before the first step, on their devices in float32, and where they came from.
 
-    A checkpoint without an oracle embedding gets a copy of its text embedding where the run has one of its own, as
-    kame_finetune does (`models/oracle_embedding_utils.py`); one whose depth transformer stops at its own voice goes on
-    to the user's where the run's `dep_q` is `n_q`; one without adapters gets new ones where the run has LoRA.
+    A checkpoint without an oracle embedding gets a copy of its text embedding where the run has a separate one, as
+    kame_finetune does (`models/oracle_embedding_utils.py`); one with a depth transformer for its own voice only is
+    extended to the user's where the run's `dep_q` is `n_q`; one without adapters gets new ones where the run has LoRA.
 
     Raises:
         InputError: the checkpoint is of another model than the run's.
@@ -58,7 +58,7 @@ def first_weights(config: RunConfig, mesh: Mesh) -> tuple[nnx.State, dict[str, A
 
 
 def new_adapters(config: ModelConfig, seed: int, mesh: Mesh) -> nnx.State:
-    """LoRA weights before the first step, made where they live: they change nothing yet."""
+    """LoRA weights before the first step, made on their devices: they change nothing yet."""
 
     def adapters(model: LM) -> nnx.State:
         return nnx.state(model, lambda path, _: group_of(path) == "adapters")
@@ -68,7 +68,7 @@ def new_adapters(config: ModelConfig, seed: int, mesh: Mesh) -> nnx.State:
 
 
 def _is_half(found: ModelConfig, wanted: ModelConfig) -> bool:
-    """Whether the depth transformer of `wanted` goes on where that of `found` ends, with a set of weights a step."""
+    """Whether the depth transformer of `wanted` continues where that of `found` ends, with weights for each step."""
     return (
         wanted.dep_q == wanted.n_q == 2 * found.dep_q == found.n_q
         and found.depth is not None
@@ -80,7 +80,7 @@ def _is_half(found: ModelConfig, wanted: ModelConfig) -> bool:
 
 
 def extended(weights: nnx.State, places: nnx.State) -> nnx.State:
-    """The weights of a depth transformer that goes on to the user's codebooks, from one that stops at its own.
+    """The weights of a depth transformer extended to the user's codebooks, from one that stops at its own.
 
     Each step's weights are copied to the same codebook of the other speaker. The embedding of the last own code, which
     no step read before, starts as that of the first (kame_finetune `models/utils.py`).

@@ -40,7 +40,7 @@ def abstract_model(config: ModelConfig, dtype: str = "float32") -> LM:
     """The model to train, without arrays: float32 weights, computing in `dtype`.
 
     Raises:
-        ValueError: it has variables that are no parameters; there is no gradient for those.
+        ValueError: it has variables that are not parameters; those have no gradient.
     """
     model = tree.abstract_lm(config, param_dtype=jnp.float32, dtype=jnp.dtype(dtype))
     nnx.split(model, nnx.Param)
@@ -59,7 +59,7 @@ def init_state(config: RunConfig, weights: nnx.State, places: TrainState | None 
     Args:
         config: which weights learn, by which rule, in which types.
         weights: float32, of the whole model; taken over, not copied.
-        places: where each array lives; None leaves that to JAX.
+        places: each array's sharding; None leaves that to JAX.
     """
     still = frozen_groups(config.optimizer)
     params, frozen = nnx.split_state(weights, lambda path, _: group_of(path) not in still, ...)
@@ -92,7 +92,7 @@ def places_of(arrays: T) -> T:
 
 
 def init_weights(config: ModelConfig, seed: int, mesh: Mesh) -> nnx.State:
-    """Random weights from a seed, made where they live; the same on every mesh."""
+    """Random weights from a seed, made on their devices; the same on every mesh."""
     places = tree_shardings(nnx.state(abstract_model(config)), mesh)
     return make_quickly(lambda: nnx.state(LM(config, rngs=nnx.Rngs(seed))), places)
 
@@ -100,8 +100,8 @@ def init_weights(config: ModelConfig, seed: int, mesh: Mesh) -> nnx.State:
 def make_quickly(make: Callable[[], T], places: Any = None) -> T:
     """Runs a function that draws random weights, compiled whole.
 
-    A random generator is much code for XLA to optimise, and it runs once: on a CPU its optimising takes six times as
-    long as all the rest.
+    A random generator is much code for XLA to optimise, and it runs once: on a CPU optimising it takes six times as
+    long as everything else.
 
     Args:
         make: without arguments.

@@ -23,13 +23,13 @@ from kame_jax.train.optimizer import group_of, make_optimizer
 from kame_jax.train.state import TrainState, merged
 
 ARRAYS = ("inputs", "labels", "oracle")
-"""What of a batch goes to the devices."""
+"""The parts of a batch that go to the devices."""
 PACKED = (*ARRAYS, "segments")
-"""The same of a batch whose rows hold several samples each."""
+"""The same for a batch with several samples in a row."""
 
 
 class StepMetrics(NamedTuple):
-    """What a step leaves to be logged, on the device until it is asked for."""
+    """What a step leaves to be logged, on the device until it is read."""
 
     parts: Parts
     """Sums over the whole batch; where each micro-batch is normalised by itself, those of each: `[micro_batches]`."""
@@ -119,7 +119,7 @@ def run_conditions(model: ModelConfig, given: Sequence[str]) -> Conditions:
     """The conditions of every sample, from `data.conditions`.
 
     Raises:
-        InputError: one is missing, unknown, or has a value that it does not know.
+        InputError: one is missing or unknown, or has an unknown value.
     """
     pairs = (text.partition("=")[::2] for text in given)
     try:
@@ -145,7 +145,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, size: int | None = No
     Args:
         batch: as `data.pipeline` gives them: all rows, or those of `local_rows`.
         mesh: the devices.
-        size: rows of the whole batch; None says that they are all here.
+        size: rows of the whole batch; None means that they are all here.
     """
     place = NamedSharding(mesh, BATCH)
 

@@ -13,7 +13,7 @@ from kame_jax.errors import InputError
 
 
 class Tracker(Protocol):
-    """Takes the lines of a run's metrics as they come."""
+    """Receives the lines of a run's metrics."""
 
     def write(self, line: Mapping[str, Any]) -> None:
         """A line: `step`, and numbers by name."""
@@ -27,7 +27,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path, start: int):
         module = _needed("tensorboardX", "tensorboard")
-        # Points of the steps that a continued run does again are purged.
+        # Points of steps that a continued run repeats are purged.
         self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:

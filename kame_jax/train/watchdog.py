@@ -1,4 +1,4 @@
-"""Ends a run whose steps do not come back: a host that hangs in a collective waits for ever otherwise."""
+"""Ends a run when a step hangs: a host stuck in a collective would wait for ever."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ALLOWANCE = 30.0
 
 
 class Watchdog:
-    """While it is entered, some step must end every `minutes`; else the process ends, and launchers start it again.
+    """While it is entered, some step must end every `minutes`; else the process ends, and launchers restart it.
 
     The stacks of all threads go to stderr first. Checkpoints that are written stay as they are.
 
     Args:
-        minutes: of silence; 0 never ends anything.
+        minutes: without a finished step; 0 disables it.
         allowance: minutes more until the first step has ended, and after each `be_patient`.
     """
 
@@ -37,7 +37,7 @@ class Watchdog:
         self._since = (time.monotonic(), 60 * self.minutes)
 
     def be_patient(self) -> None:
-        """Something begins that may take the allowance longer than a step."""
+        """Something begins that may take the allowance in addition to a step's time."""
         self._since = (time.monotonic(), 60 * (self.minutes + self.allowance))
 
     def _watch(self) -> None:

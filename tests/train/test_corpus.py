@@ -189,7 +189,7 @@ def test_a_run_folder_keeps_the_tokenizers_of_its_data_set(dialogues, tmp_path, 
     (tmp_path / "run").mkdir()
     keep_data_tokenizers(tmp_path / "set", tmp_path / "run", said.append)
     assert find_tokenizer(tmp_path / "run").read_bytes() == (dialogues / "tokenizer.model").read_bytes()
-    assert "is not at hand" in said[0]
+    assert "is not available" in said[0]
     keep_data_tokenizers(tmp_path / "records", tmp_path / "run", said.append)
     kept = []
     monkeypatch.setattr(corpus, "keep_tokenizers", lambda tools, folder: kept.append(tools))

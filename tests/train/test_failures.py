@@ -99,8 +99,8 @@ def test_a_checkpoint_without_room_ends_the_run_which_continues_when_there_is_ro
     assert not [record for record in caplog.records if record.name == "absl"]  # Orbax, in pages
     # A full disk says "No space left on device".
     assert line == (
-        f"kame-jax: {folder / 'checkpoints'}: a checkpoint cannot be written: File too large. Those before it are as "
-        "they were: make room, and the same command continues from the newest"
+        f"kame-jax: {folder / 'checkpoints'}: a checkpoint cannot be written: File too large. Earlier ones are "
+        "unaffected: make room, and the same command continues from the newest"
     )
     assert [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()] == ["3"]
     assert same(folder, begun)

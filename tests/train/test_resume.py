@@ -100,7 +100,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(finished, t
 
 def test_two_runs_in_one_folder_are_refused(finished):
     config, folder, _ = finished
-    with alone_in(folder), pytest.raises(InputError, match="another run is under way there"):
+    with alone_in(folder), pytest.raises(InputError, match="another run is using it"):
         run(config, progress=Silent())
 
 
