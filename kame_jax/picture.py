@@ -21,7 +21,7 @@ from kame_jax.streams import FRAME_RATE
 INK, MUTED = "#1f2430", "#9aa3b2"
 USER, ORACLE, TEXT, OWN = "#3b6ea8", "#b5651d", "#2d7d5a", "#7a4fa3"
 MOST_ROWS = 7
-"""Of words in one panel; where more would be needed, they overlap."""
+"""Rows of words in one panel; if more would be needed, words overlap."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def conversation(
         path: the PNG to write.
         tokenizer: of both text rows.
         codec: gives sample rate and frame rate.
-        config: gives the ids that are no words.
+        config: gives the ids that are not words.
         user: float32 `[samples]`.
         own: float32 `[samples]`.
         text: int32 `[frames]`, the inner monologue.
@@ -154,7 +154,7 @@ def four_streams(
 
     Args:
         path: the file to write.
-        title: said above.
+        title: shown above.
         user: float32 `[samples]`, the user's audio.
         own: float32 `[samples]`, the model's audio.
         oracle: oracle tokens at the time they are read.
@@ -181,7 +181,7 @@ def four_streams(
 
 
 def bare(axis: Axes, name: str, colour: str) -> None:
-    """Names a row on its left and takes away what frames it."""
+    """Labels a row on its left and removes its frame."""
     axis.set_ylabel(name, rotation=0, ha="right", va="center", color=colour, fontsize=10)
     axis.set_yticks([])
     axis.tick_params(colors=MUTED)
@@ -191,7 +191,7 @@ def bare(axis: Axes, name: str, colour: str) -> None:
 
 
 def waveform(axis: Axes, audio: np.ndarray, rate: int, colour: str, name: str, words: Sequence[Mark]) -> None:
-    """A row with a recording, float32 `[samples]`, filled between its peaks; `words` stand above it."""
+    """A row with a recording, float32 `[samples]`, filled between its peaks; `words` are above it."""
     bare(axis, name, colour)
     # One min-max pair a pixel says as much as every sample, at a fraction of the drawing time.
     columns = 1400
@@ -223,7 +223,7 @@ def _codes(axis: Axes, codes: np.ndarray, colour: str, name: str, seconds: float
 def _tokens(axis: Axes, marks: Sequence[Mark], colour: str, name: str, seconds: float) -> None:
     bare(axis, name, colour)
     axis.set_ylim(0, 1)
-    # Tokens come every 80 ms, closer than words are wide: they take turns on rows, on as many as it needs.
+    # Tokens come every 80 ms, closer than words are wide: words alternate between as many rows as needed.
     width, free, placed = seconds * 0.0076, [-1.0] * 4, []
     for mark in marks:
         if mark.start:

@@ -50,13 +50,13 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--oracle", metavar="LOG", help=log_help)
     tail = (
-        "silence that is heard after the recording (default: until the model has finished speaking, at most 30 s); the "
+        "silence after the recording (default: until the model has finished speaking, at most 30 s); the "
         "reply is as much longer"
     )
     add("--tail", metavar="SECONDS", type=_seconds, help=tail)
     add("--channel", default="mix", help='of a sound file: 0, 1, ..., "left", "right" or "mix" (default)')
-    add("--codec", metavar="MIMI", help="Mimi's weights (default: those beside the checkpoint)")
-    add("--tokenizer", metavar="FILE", help="SentencePiece model (default: the one beside the checkpoint)")
+    add("--codec", metavar="MIMI", help="Mimi's weights (default: those next to the checkpoint)")
+    add("--tokenizer", metavar="FILE", help="SentencePiece model (default: the one next to the checkpoint)")
     add("--picture", metavar="PNG", help="draw the four streams (sound only)")
     helper = (
         "a back end that thinks along: YAML with TandemConfig settings (a language model), faq:FILE (questions and "
@@ -84,13 +84,18 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME=VALUE",
         help="a condition of the model; for a vector, an .npy file; NAME= says that it is not given",
     )
-    add("--guidance", type=float, default=1.0, help="away from no oracle; 1 is no guidance (default)")
+    add(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="classifier-free guidance towards the oracle; 1 is off (default)",
+    )
     add(
         "--null-condition",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="what guidance leads away from, too (default: the same conditions)",
+        help="condition that guidance leads away from (default: the same conditions)",
     )
     add("--int8-weights", action="store_true", help="round the weights to int8")
     add("--int8-cache", action="store_true", help="round the keys and values to int8")
@@ -99,9 +104,9 @@ def add_parser(subparsers: Any) -> None:
     add("--text-top-k", type=int, default=25, help="default: %(default)s")
     add("--audio-temperature", type=float, default=0.8, help="default: %(default)s")
     add("--audio-top-k", type=int, default=250, help="default: %(default)s")
-    add("--seed", type=int, default=4242, help="of the sampling (default: %(default)s)")
-    add("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: the checkpoint's)")
-    late = "oracle tokens that come after their frame: read next, or never, as the reference has it (default: queue)"
+    add("--seed", type=int, default=4242, help="seed of the sampling (default: %(default)s)")
+    add("--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: the checkpoint's)")
+    late = "oracle tokens that come after their frame: read next, or dropped as in the reference (default: queue)"
     add("--late", choices=("queue", "drop"), default="queue", help=late)
     add_common(parser)
     parser.set_defaults(func=_run)
@@ -121,7 +126,7 @@ def _run(args: argparse.Namespace) -> None:
     args.checkpoint = args.checkpoint or str(TINY)
     bundled = args.user is None
     if args.sample and not bundled:
-        raise InputError("--sample and --user exclude each other: each says what is heard")
+        raise InputError("--sample and --user exclude each other: each gives the user's input")
     if bundled:
         entry = _bundled_entry(args.sample)
         args.user, args.channel = str(next((ROOT / "audio").glob(f"{entry.id}.*"))), "right"
@@ -132,7 +137,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.llm and args.oracle:
         raise InputError("--llm and --oracle exclude each other: an oracle log is a back end's work already")
     if args.stt and args.transcript:
-        raise InputError("--stt and --transcript exclude each other: each says what the user says")
+        raise InputError("--stt and --transcript exclude each other: each gives the user's words")
     args.source = read_source(args.stt) if args.stt else None
     check_output(args.out, ".wav", ".npz")
     for path in filter(None, (args.picture, args.log)):
@@ -143,7 +148,7 @@ def _run(args: argparse.Namespace) -> None:
     model = own_voice(model)
     if (args.oracle or args.llm) and config.oracle == "none":
         raise InputError(
-            f"{args.checkpoint}: this model has no oracle embedding, and an oracle was asked for"
+            f"{args.checkpoint}: this model has no oracle embedding, but an oracle was requested"
         )
     if not sound:
         # Codes and token ids need no tokenizer, and a model for them may come without one.
@@ -181,7 +186,7 @@ def _mesh(tensor: int) -> Mesh | None:
 
     there = jax.devices()
     if not 1 <= tensor <= len(there):
-        raise InputError(f"--tensor {tensor}: expected 1 to {len(there)}, the devices that are here")
+        raise InputError(f"--tensor {tensor}: expected 1 to {len(there)}, the devices of this machine")
     return None if tensor == 1 else make_mesh(1, 1, tensor, there[:tensor])
 
 

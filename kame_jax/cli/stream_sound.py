@@ -43,7 +43,7 @@ def answer_sound(
     backend: Backend | None,
     mesh: Mesh | None,
 ) -> dict[str, Any]:
-    """Answers a recording, model frame t beside user frame t; the reply is as long, and longer by what follows the end.
+    """Answers a recording, model frame t answering user frame t; the reply is as long, plus what follows the end.
 
     Args:
         args: the command's.
@@ -51,7 +51,7 @@ def answer_sound(
         settings: sampling of one row.
         tokenizer: of both text rows.
         ops: an oracle log.
-        backend: who answers instead, or None to make the one that `args.llm` names.
+        backend: the back end to use instead, or None to make the one that `args.llm` names.
         mesh: devices that share the weights.
 
     Raises:

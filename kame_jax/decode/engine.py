@@ -60,7 +60,7 @@ class Engine:
         mimi: the codec, `prepare`d or not; None for codes in and out.
         tokenizer: turns the inner monologue into words and oracle text into tokens; None for tokens alone.
         options: how to compute.
-        conditions: of sessions that bring none of their own; None where each does, or the model has no conditions.
+        conditions: default of the sessions; None where each brings its own, or the model has no conditions.
         mesh: devices that share the weights (`load_checkpoint(..., mesh=...)` puts them there at once); KV caches are
             cut by heads. None takes the first device alone.
         compiler_options: XLA's, for the step.
@@ -97,7 +97,7 @@ class Engine:
         self._structure, self._idle, self._blank = program.structure, program.idle, program.blank
         self._start = program.lower_start().compile(compiler_options)
         self._step = program.lower_step().compile(compiler_options)
-        # Each runs once, so that the first conversation finds both warm.
+        # Each runs once, so that both are warm for the first conversation.
         self.state = self._start(self._weights, program.init(), np.int32(0), self._blank)
         """All slots, on the device."""
         self.state, _ = self._step(self._weights, self.state, self._idle)
@@ -114,14 +114,14 @@ class Engine:
         mesh: Mesh | None = None,
         **options: Any,
     ) -> Engine:
-        """An engine of a checkpoint with the codec and the tokenizer beside it.
+        """An engine of a checkpoint with the codec and the tokenizer next to it.
 
         Args:
             checkpoint: as `load_checkpoint` takes it.
-            codec: Mimi's weights; None looks beside the checkpoint.
-            tokenizer: SentencePiece model; None looks beside the checkpoint.
+            codec: Mimi's weights; None looks next to the checkpoint.
+            tokenizer: SentencePiece model; None looks next to the checkpoint.
             dtype: of weights and computation; None keeps the checkpoint's.
-            conditions: of sessions that bring none of their own.
+            conditions: default of the sessions.
             mesh: devices that share the weights.
             **options: fields of `EngineOptions`.
 
@@ -151,7 +151,7 @@ class Engine:
 
     @property
     def free(self) -> int:
-        """Slots that nobody uses."""
+        """Free slots."""
         return sum(self._session(slot) is None for slot in range(self.options.slots))
 
     def join(
@@ -167,12 +167,12 @@ class Engine:
         """Takes a free slot and runs the column before the first frame.
 
         Args:
-            seed: of the session's random choices; nothing else random enters.
+            seed: of the session's random choices; there is no other randomness.
             settings: a `Sampling` of one row; None takes the defaults of Moshi's and KAME's servers.
             guidance: scale of the session's guidance; 1 is none.
             prompt: int32 `[1 + dep_q, frames]`: what the model says in its first frames, undelayed; -2 where it
                 chooses itself (a text prompt, or a voice).
-            conditions: of a model that has some; None takes the engine's.
+            conditions: of a model that has them; None takes the engine's.
             null_conditions: what guidance leads away from; None takes `conditions`, so that only the oracle guides.
 
         Raises:
@@ -217,7 +217,7 @@ class Engine:
             Each session's frame; one whose first frame is still on its way (`max_delay`) has no samples or tokens yet.
 
         Raises:
-            ValueError: a session of another engine or one that has left, or what is no frame. No session has then run.
+            ValueError: a session of another engine or one that has left, or a malformed frame. No session has then run.
         """
         started = time.perf_counter()
         inputs = SlotInputs(*(array.copy() for array in self._idle))
@@ -248,7 +248,7 @@ class Engine:
         return self.step({session: heard})[session]
 
     def _session(self, slot: int) -> Session | None:
-        """Who uses a slot; a session that was dropped without leaving uses none."""
+        """The session in a slot; one that was dropped without leaving is in none."""
         reference = self._sessions[slot]
         return None if reference is None else reference()
 
@@ -256,7 +256,7 @@ class Engine:
         """A frame as the device takes it, and how many of its samples became silence.
 
         Raises:
-            ValueError: another shape or dtype, or a code that is none.
+            ValueError: a wrong shape or dtype, or an invalid code.
         """
         frame, shape = np.asarray(frame), self._idle.heard.shape[1:]
         if frame.shape != shape:
@@ -275,7 +275,7 @@ class Engine:
 
 
 def _say_if_slow(mesh: Mesh, dtype: jnp.dtype, int8_weights: bool) -> None:
-    """XLA's products of other types than float32 read 1 to 2 GB/s on a CPU, those of float32 the whole bandwidth."""
+    """XLA's products of types other than float32 read 1 to 2 GB/s on a CPU, those of float32 the whole bandwidth."""
     if mesh.devices.flat[0].platform == "cpu" and (int8_weights or dtype != jnp.float32):
         kind = "int8" if int8_weights else dtype.name
         log.warning(

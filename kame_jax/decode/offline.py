@@ -1,7 +1,7 @@
 """The offline driver: whole conversations through the streaming frame step, on the same clock as a live one.
 
 Two ways of counting meet here. The frame step's own (`generate`): step s hears the user frame given at step s, and
-the frame given at step 0 is never heard. A recording's (`reply`): model frame t answers beside user frame t, so
+the frame given at step 0 is never heard. A recording's (`reply`): model frame t answers user frame t, so
 the first user frame is given twice and silence follows the last, until every frame has its answer.
 """
 
@@ -41,7 +41,7 @@ def generate(
     condition: jax.Array | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
-    """Runs a batch of conversations, one frame step after the other.
+    """Runs a batch of conversations, frame step by frame step.
 
     Args:
         model: the weights.
@@ -92,13 +92,13 @@ def reply(
         model: the weights.
         user: int32 `[batch, n_q - dep_q, frames]`.
         silence: int32 `[n_q - dep_q]`, one frame of it, heard after the end.
-        oracle: int32 `[batch, frames]`, the oracle token beside each user frame, or None.
+        oracle: int32 `[batch, frames]`, the oracle token at each user frame, or None.
         settings: sampling of each row.
         keys: random keys `[batch]`.
         **options: as `generate` takes them.
 
     Returns:
-        int32 `[batch, 1 + dep_q, frames]`: model frame t beside user frame t.
+        int32 `[batch, 1 + dep_q, frames]`: model frame t answers user frame t.
     """
     config = model.config
     batch, rows, _ = user.shape
@@ -117,13 +117,13 @@ def read_oracle_log(
 ) -> list[OracleOp]:
     """An oracle log: JSON lines `{"frame", "op", "tokens"}`, or `"text"` in place of `"tokens"`.
 
-    Lines with an `"event"`, of which the log of a live conversation has many, are passed over. A file of oracle records
+    Lines with an `"event"`, of which the log of a live conversation has many, are skipped. A file of oracle records
     (`oracle_raw/<id>.json`, a JSON list) gives the oracle of speaker A as training shows it.
 
     Args:
         path: the file.
         tokenizer: turns text into tokens; needed only where the file has text.
-        text_card: tokens lie in `[0, text_card)`.
+        text_card: tokens are in `[0, text_card)`.
 
     Raises:
         InputError: everything that is wrong with the file, in one list.
@@ -139,14 +139,14 @@ def read_oracle_log(
         try:
             value = json.loads(line)
             if isinstance(value, dict) and "event" in value and "op" not in value:
-                continue  # what else a conversation's log tells
+                continue  # the rest of a conversation's log
             ops.append(_oracle_op(value, tokenizer, text_card))
             if len(ops) > 1 and ops[-1].step < ops[-2].step:
                 problems.append(f"line {number}: frame {ops[-1].step} comes after frame {ops[-2].step}")
         except (ValueError, RecursionError) as error:
             problems.append(f"line {number}: {error}")
     if problems:
-        raise InputError(f"{path}: {len(problems)} lines are no oracle changes", problems)
+        raise InputError(f"{path}: {len(problems)} lines are not oracle changes", problems)
     return ops
 
 

@@ -1,8 +1,8 @@
 """Serving a model that also predicts the user: its depth transformer is cut to the codebooks that are spoken.
 
-Training on the user's codebooks too (`dep_q == n_q`, kame_finetune's user stream, PersonaPlex) gives a model whose
-depth transformer goes on from its own codes to the user's. In a conversation those are heard, not predicted, and no own
-code depends on them: without them the model says the same, for half the steps.
+Training on the user's codebooks too (`dep_q == n_q`, kame_finetune's user stream, PersonaPlex) gives a model with a
+depth transformer that continues from its own codes to the user's. In a conversation those are heard, not predicted, and
+no own code depends on them: without them the model says the same, in half the steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from kame_jax.model import LM, tree
 
 
 def own_voice(model: LM) -> LM:
-    """The model without its predictions of the user; one that makes none is returned as it is.
+    """The model without its predictions of the user; one without them is returned as it is.
 
     Args:
         model: with stacked weights; the cut weights are copies, the others are shared.

@@ -1,6 +1,6 @@
 """What an engine compiles: its frame step and the start of a slot, on a mesh, from shapes alone.
 
-`engine` runs both and `kame_jax.plan` compiles the step for hardware that is not there; neither adds anything to it.
+`engine` runs both and `kame_jax.plan` compiles the step for hardware that is not present; neither adds anything to it.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ class EngineOptions:
     guided: bool = False
     """Run every row twice, so that a session's `guidance` may differ from 1."""
     late: str = "queue"
-    """What becomes of oracle tokens that come late, see `OracleSchedule`."""
+    """What happens to oracle tokens that come late, see `OracleSchedule`."""
 
 
 class Program(NamedTuple):
-    """Everything about an engine but its weights and its conversations."""
+    """Everything about an engine except its weights and its conversations."""
 
     weights: list[jax.ShapeDtypeStruct]
     """Of model and codec, flat: taking a module apart in Python at every frame would cost milliseconds."""
     structure: PyTreeDef
-    """What they are the leaves of."""
+    """The structure of those leaves."""
     state: SlotState
     """Abstract."""
     idle: SlotInputs
     """NumPy: a frame in which nothing happens."""
     blank: SlotStart
-    """What a slot that nobody uses starts from."""
+    """The start of an unused slot."""
     init: Wrapped
-    """() -> the state of slots that nobody has used."""
+    """() -> the state of unused slots."""
     start: Wrapped
-    """(weights, state, slot, SlotStart) -> the state with that slot begun anew."""
+    """(weights, state, slot, SlotStart) -> the state with that slot restarted."""
     step: Wrapped
     """(weights, state, SlotInputs) -> the next state, and SlotOutputs."""
 
@@ -104,7 +104,7 @@ def make_program(model: LM, mimi: Mimi | None, options: EngineOptions, mesh: Mes
     """The program of an engine; of model and codec, as `prepare` gives them, only shapes matter.
 
     Raises:
-        InputError: options that are none.
+        InputError: invalid options.
     """
     if options.slots < 1:
         raise InputError(f"an engine has at least one session slot, got {options.slots}")

@@ -37,7 +37,7 @@ class Frame:
     text: str
     """What the inner monologue said in this frame, spaces included; mostly nothing."""
     oracle: int
-    """The oracle token that was read beside this frame."""
+    """The oracle token that was read at this frame."""
     extra_heads: np.ndarray
     """float32 `[extra_heads, extra_head_dim]`, for models that have them."""
     seconds: float
@@ -76,7 +76,7 @@ class Session:
         """Every change of the oracle, by frame."""
         self.words = None if tokenizer is None else TextStream(tokenizer)
         self.counts = dict.fromkeys(COUNTS, 0)
-        """Oracle tokens read, erased unread, come late, overflown."""
+        """Oracle tokens read, erased unread, late, and dropped by overflow."""
         self._push, self._leave = push, leave
         self._op: str | None = None
         self._tokens: list[int] = []
@@ -98,7 +98,7 @@ class Session:
         return self._push(self, heard)
 
     def replace(self, answer: str | Sequence[int]) -> None:
-        """A new oracle takes the place of the old one, from the next frame on."""
+        """Replaces the oracle, from the next frame on."""
         self._change("replace", answer)
 
     def append(self, answer: str | Sequence[int]) -> None:
@@ -110,7 +110,7 @@ class Session:
         self._change("clear", ())
 
     def change(self, op: OracleOp) -> None:
-        """A change from a log; its frame is not looked at."""
+        """A change from a log; its frame is ignored."""
         self._change(op.op, op.tokens)
 
     def _change(self, op: str, answer: str | Sequence[int]) -> None:
@@ -126,10 +126,10 @@ class Session:
         tokens = [operator.index(token) for token in answer]
         wrong = [token for token in tokens if not 0 <= token < config.text_card]
         if wrong:
-            raise ValueError(f"oracle tokens {wrong[:5]} lie outside [0, {config.text_card})")
+            raise ValueError(f"oracle tokens {wrong[:5]} are outside [0, {config.text_card})")
         self.log.append(OracleOp(self.frames, op, tuple(tokens)))
         if op == "append":
-            # After a clear of the same frame, more of nothing is a new answer.
+            # After a clear in the same frame, an append starts a new answer.
             self._op = {None: "append", "clear": "replace"}.get(self._op, self._op)
             self._tokens += tokens
         else:
@@ -152,9 +152,9 @@ class Session:
             inputs.forced[slot] = self._forced.popleft()
 
     def take(self, out: SlotOutputs, silenced: int | None, seconds: float) -> Frame:
-        """Reads this session's part of what a frame gave: it took `seconds`, and heard all but `silenced` samples.
+        """Reads this session's part of a frame's result: it took `seconds`, and heard all but `silenced` samples.
 
-        None says that it heard nothing: the column before the first frame.
+        None means that it heard nothing: the column before the first frame.
         """
         slot, config = self.slot, self.config
         ready = bool(out.ready[slot])
@@ -175,7 +175,7 @@ def _delayed(prompt: np.ndarray, config: ModelConfig) -> list[np.ndarray]:
     """Rows of forced tokens step by step: what is generated at step s is the text of frame s, codes of `s - delay`.
 
     Raises:
-        ValueError: another shape than `[1 + dep_q, frames]`, or what is not a token that the model can say.
+        ValueError: a shape other than `[1 + dep_q, frames]`, or a token that the model cannot say.
     """
     prompt, delays = np.asarray(prompt), config.delays[: 1 + config.dep_q]
     if prompt.ndim != 2 or len(prompt) != len(delays) or not np.issubdtype(prompt.dtype, np.integer):

@@ -24,7 +24,7 @@ from kame_jax.oracle import OracleSchedule, OracleState
 NO_CHANGE = -1
 """In place of an index into `OPS`: the oracle is not changed in this frame."""
 TOKENS_A_FRAME = 32
-"""Most oracle tokens sent to the device with one frame. The model reads one a frame, so later is soon enough."""
+"""Most oracle tokens sent to the device with one frame. The model reads one per frame, so the rest may follow later."""
 COUNTS = ("read", "erased", "late", "overflow")
 """What the oracle of a slot counts, in the order of `SlotOutputs.counts`."""
 
@@ -44,7 +44,7 @@ class SlotState(NamedTuple):
 
 
 class SlotStart(NamedTuple):
-    """What a new conversation brings, in arrays of one row."""
+    """The inputs of a new conversation, in arrays of one row."""
 
     key: jax.Array
     """Random keys `[1]`."""
@@ -56,7 +56,7 @@ class SlotStart(NamedTuple):
 
 
 class SlotInputs(NamedTuple):
-    """What a frame brings for every slot."""
+    """The inputs of a frame for every slot."""
 
     running: jax.Array
     """bool `[slots]`: rows that advance."""
@@ -69,13 +69,13 @@ class SlotInputs(NamedTuple):
     tokens: jax.Array
     """int32 `[slots, TOKENS_A_FRAME]` of the change."""
     count: jax.Array
-    """int32 `[slots]`: how many of them are meant."""
+    """int32 `[slots]`: how many of them are valid."""
     forced: jax.Array
     """int32 `[slots, 1 + dep_q]`: tokens to take instead of the model's own, -2 for none."""
 
 
 class SlotOutputs(NamedTuple):
-    """What a frame gives for every slot."""
+    """The outputs of a frame for every slot."""
 
     tokens: jax.Array
     """int32 `[slots, 1 + dep_q]`: text and own codes, time-aligned; -2 where not `ready`."""
@@ -99,7 +99,7 @@ def init_slots(
     dtype: jnp.dtype,
     guided: bool,
 ) -> SlotState:
-    """Slots that nobody has used.
+    """Unused slots.
 
     Args:
         config: the language model's.
@@ -123,7 +123,7 @@ def init_slots(
 
 
 def begun(model: LM, fresh: SlotState, start: SlotStart) -> SlotState:
-    """The one row of `fresh`, with what its conversation brings."""
+    """The one row of `fresh`, with its conversation's inputs."""
     condition = model.condition(start.conditions)[None] if model.config.conditioners else None
     return fresh._replace(
         lm=fresh.lm._replace(keys=start.key),

@@ -39,13 +39,13 @@ class Guidance(NamedTuple):
     """
 
     scale: jax.Array
-    """float32 `[batch]`; 1 is no guidance, exactly."""
+    """float32 `[batch]`; 1 is exactly no guidance."""
     condition: jax.Array | None = None
     """float32 `[batch, dim]` of the null half; None takes the given one, so that only the oracle guides."""
 
 
 class FrameOutput(NamedTuple):
-    """What one step gives."""
+    """The outputs of one step."""
 
     tokens: jax.Array
     """int32 `[batch, 1 + dep_q]`: text and own codes of frame `offset - max_delay - 1`, time-aligned; -2 in rows
@@ -80,7 +80,7 @@ def init_state(
         )
     ring = jnp.full((batch, config.num_rows, config.max_delay + 2), streams.UNGENERATED_ID, jnp.int32)
     shape = (batch * (1 + guided), temporal.num_heads, temporal.context, temporal.head_dim)
-    # Distinct buffers, also from the caller's: the state is donated, which ends the life of what it holds.
+    # Distinct buffers, also from the caller's: the state is donated, which invalidates what it holds.
     caches = [init_kv_cache(*shape, dtype) for _ in range(temporal.num_layers)]
     return DecodeState(ring, jnp.zeros(batch, jnp.int32), caches, keys.copy())
 

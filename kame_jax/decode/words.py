@@ -7,14 +7,14 @@ from sentencepiece import SentencePieceProcessor
 from kame_jax.oracle.text import HIDDEN_IDS
 
 WORD_MARK = "\u2581"
-"""Stands for the space in front of a word in a SentencePiece piece."""
+"""The space in front of a word in a SentencePiece piece."""
 
 
 class TextStream:
     """The text of one conversation's inner monologue.
 
-    Padding and marks say nothing. Pieces that spell a character byte by byte are held back until it is whole, and a
-    space is given out with the word that follows it, so all that was given out is the text so far.
+    Padding and marks add nothing. Pieces that spell a character byte by byte are held back until it is whole, and a
+    space is released with the word that follows it, so everything released is the text so far.
     """
 
     def __init__(self, tokenizer: SentencePieceProcessor) -> None:
@@ -22,7 +22,7 @@ class TextStream:
         self._size = tokenizer.vocab_size()
         self._bytes: list[int] = []
         self.text = ""
-        """All given out so far."""
+        """Everything released so far."""
 
     def push(self, token: int) -> str:
         """The text that `token` completes; often none."""

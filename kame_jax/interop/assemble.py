@@ -66,7 +66,7 @@ def deviations(plan: Plan, source: TensorSource) -> Deviations:
 def read_regions(
     plan: Plan, path: str, source: TensorSource, boxes: Sequence[Box], dtype: np.dtype | None = None
 ) -> list[np.ndarray]:
-    """Regions of one of our arrays, reading each stored byte once where the regions lie close together.
+    """Regions of one of our arrays, reading each stored byte once where the regions are close together.
 
     Args:
         plan: what fills the array.

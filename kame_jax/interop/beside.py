@@ -1,4 +1,4 @@
-"""What belongs to a language model and lies beside it: its tokenizer, its codec, and what its maker says of its use."""
+"""What belongs to a language model and is stored with it: its tokenizer, its codec, and its maker's usage settings."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from kame_jax.interop.safetensors_file import SafetensorsFile
 from kame_jax.oracle.text import TOKENIZER_NAMES, load_tokenizer
 
 REFERENCE = "hf://kyutai/moshiko-pytorch-bf16"
-"""Where the reference's loader takes a tokenizer and a codec from that a checkpoint lacks."""
+"""Where the reference's loader takes a tokenizer and a codec from if a checkpoint lacks them."""
 
 
 def find_tokenizer(spec: str | os.PathLike[str]) -> Path:
     """The SentencePiece model of a checkpoint.
 
     Args:
-        spec: the checkpoint, as `load_checkpoint` takes it. Looked at: its folder and, for one of ours, the run folder
+        spec: the checkpoint, as `load_checkpoint` takes it. Searched: its folder and, for one of ours, the run folder
             above; or the files of its repository.
 
     Raises:
         NotThere: there is none.
-        InputError: what the checkpoint names as one is not in its folder, or cannot be fetched.
+        InputError: the one that the checkpoint names is not in its folder, or cannot be fetched.
     """
     for place in _places(spec):
         named = _settings(place).get("tokenizer_name")
@@ -47,7 +47,7 @@ def find_tokenizer(spec: str | os.PathLike[str]) -> Path:
         if len(models) == 1:
             return models[0]
     raise NotThere(
-        f"{os.fspath(spec)}: no tokenizer beside it, expected {' or '.join(TOKENIZER_NAMES)}; give --tokenizer "
+        f"{os.fspath(spec)}: no tokenizer next to it, expected {' or '.join(TOKENIZER_NAMES)}; give --tokenizer "
         f"(the reference's loader takes {REFERENCE}/{TOKENIZER_NAMES[1]})"
     )
 
@@ -64,7 +64,7 @@ def find_codec(spec: str | os.PathLike[str]) -> str:
             locate(str(place), "mimi")
             return str(place)
     raise NotThere(
-        f"{os.fspath(spec)}: no codec beside it, expected a safetensors file of Mimi; give --codec (the reference's "
+        f"{os.fspath(spec)}: no codec next to it, expected a safetensors file of Mimi; give --codec (the reference's "
         f"loader takes {REFERENCE}/{NAMES['mimi'][0]})"
     )
 
@@ -76,7 +76,7 @@ class Beside(NamedTuple):
     codec: Path | None
     mimi_config: Mapping[str, Any] | None
     missing: tuple[str, ...]
-    """Why one of them cannot be had, and where the reference takes it from."""
+    """Why one of them is missing, and where the reference takes it from."""
 
     @property
     def sources(self) -> dict[str, str]:
@@ -86,12 +86,12 @@ class Beside(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """What a person should know of it."""
+        """What a person should know about it."""
         return [*(f"{what} copied from {source}" for what, source in self.sources.items()), *self.missing]
 
     @property
     def names(self) -> dict[str, str]:
-        """What the copies are called, by the key of `config.json` that names them."""
+        """Names of the copies, by the key of `config.json` that names them."""
         names = {}
         if self.tokenizer is not None:
             usual = self.tokenizer.suffix == ".model"
@@ -103,7 +103,7 @@ class Beside(NamedTuple):
         return names
 
     def copy(self, folder: Path) -> None:
-        """Copies what there is into a folder."""
+        """Copies what is available into a folder."""
         names = self.names
         for key, path in (("tokenizer_name", self.tokenizer), ("mimi_name", self.codec)):
             if path is not None:
@@ -113,10 +113,10 @@ class Beside(NamedTuple):
 
 
 def find_beside(spec: str | os.PathLike[str], checkpoint: Checkpoint) -> Beside:
-    """The tokenizer and the codec of an opened checkpoint, each known to be one; the codec itself has neither.
+    """The tokenizer and the codec of an opened checkpoint, each checked; the codec itself has neither.
 
     Raises:
-        InputError: what is named or lies there as a tokenizer or codec is none, or leads out of the checkpoint.
+        InputError: a named or found tokenizer or codec is not one, or leads out of the checkpoint.
     """
     if isinstance(checkpoint.config, MimiConfig):
         return Beside(None, None, None, ())
@@ -136,7 +136,7 @@ def find_beside(spec: str | os.PathLike[str], checkpoint: Checkpoint) -> Beside:
         [codec] = found.weights
         mimi_config = found.mimi_config
         if holds(NamedTensors(SafetensorsFile(codec)).infos) != "mimi":
-            raise NotThere(f"{codec}: has the name of a codec and holds none; give --codec")
+            raise NotThere(f"{codec}: has the name of a codec but does not hold one; give --codec")
     except (NotThere, hub.Unreachable) as error:
         codec = None
         missing.append(error.message)

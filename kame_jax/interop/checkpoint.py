@@ -69,15 +69,15 @@ def open_checkpoint(
 
     Args:
         spec: see `locate`.
-        wanted: `lm`, or `mimi` where a folder or repository holds both. A single file is what its keys say.
-        config: the configuration, where the file has none beside it and its shapes do not tell: an object, a YAML
+        wanted: `lm`, or `mimi` where a folder or repository holds both. A single file is recognised by its keys.
+        config: the configuration, where the file comes with none and its shapes do not reveal it: an object, a YAML
             file or ready name, or a JSON file of the reference's keyword arguments.
         base: the model that LoRA adapters belong to.
-        lora: what becomes of adapters: `merge` adds them to the weights, `keep` leaves them as they are.
+        lora: what happens to adapters: `merge` adds them to the weights, `keep` leaves them as they are.
         oracle: gives a model without an oracle embedding one: `clone` or `identity` (see `WithOracle`).
 
     Raises:
-        InputError: nothing readable there, tensors that do not fit, options that do not apply.
+        InputError: nothing readable is there, tensors that do not fit, options that do not apply.
     """
     located = locate(spec, wanted)
     if located.native is not None:
@@ -221,7 +221,7 @@ def _open_lm(
 
 
 def _filled(config: ModelConfig, source: TensorSource, notes: list[str]) -> FilledAdapters:
-    """The file with adapters of one rank on every linear layer, in its own spelling."""
+    """The file with adapters of one rank on every linear layer, under its own names."""
     fused = any(".in_proj.lora_" in key or ".out_proj.lora_" in key for key in source.infos)
     rules = lm_tables.written(config, Layout.MOSHI_FUSED if fused else Layout.MOSHI)
     shapes = tree.shapes(tree.abstract(config))

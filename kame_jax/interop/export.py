@@ -1,7 +1,7 @@
 """Writing a checkpoint in a PyTorch layout: a folder with safetensors and the configuration that the reference loads.
 
-Every tensor has the bytes it was imported with, whatever the layout. Nothing appears under its final name before it
-is complete.
+Every tensor keeps the bytes it was imported with, in any layout. Nothing appears under its final name before it is
+complete.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def export(
 ) -> list[Path]:
     """Write a checkpoint.
 
-    Adapters that were kept go into a file of their own, as moshi-finetune writes them.
+    Adapters that were kept go into a separate file, as moshi-finetune writes them.
 
     Args:
         checkpoint: what to write (`open_checkpoint`; with its options an oracle table is added, or adapters merged).
@@ -187,7 +187,7 @@ def _dtype_of(slot: Slot, checkpoint: Checkpoint, weights: Weights, dtype: np.dt
 
 
 def _metadata(checkpoint: Checkpoint, layout: Layout) -> dict[str, str]:
-    """What a file says about itself: what its source said, and how it was made."""
+    """A file's metadata: its source's, and how it was made."""
     provenance = checkpoint.provenance
     own = {
         "format": "pt",

@@ -1,6 +1,6 @@
 """The header of a safetensors file: its dtypes and bounds, and what is wrong with one that cannot be read.
 
-The safetensors library checks headers; here its verdict is put into words, with everything that is wrong in one list.
+The safetensors library checks headers; here its verdict becomes a message, with everything that is wrong in one list.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ DTYPES: dict[str, np.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 MAX_HEADER_BYTES = 10_000_000
-"""Two hundred times what the 7B needs; the format allows ten times as much, which takes minutes to go through."""
+"""Two hundred times what the 7B needs; the format allows ten times as much, which takes minutes to read."""
 MAX_DIMENSIONS = 32
 
 
 def explanation(path: Path, fd: int) -> InputError:
-    """Why an open file is not taken for safetensors."""
+    """Why an open file is not accepted as safetensors."""
     try:
         size, start = os.fstat(fd).st_size, os.pread(fd, 512, 0)
         length = int.from_bytes(start[:8], "little")
@@ -70,7 +70,7 @@ def explanation(path: Path, fd: int) -> InputError:
 
 
 def _foreign(path: Path, start: bytes) -> str | None:
-    """Why a file that is no safetensors is refused, from its first bytes; None if nothing known is recognised."""
+    """Why a file that is not safetensors is refused, from its first bytes; None if nothing known is recognised."""
     if start.startswith(b"PK\x03\x04") or (
         start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     ):

@@ -2,7 +2,7 @@
 
 Names, defaults and derived sizes are those of kyutai-labs/moshi and SakanaAI/kame: `models/lm.py` (`LMModel`),
 `models/loaders.py`, `modules/transformer.py`, `modules/gating.py`. A field of ours is a key of theirs under the same
-name, and with the same default, unless a table here says otherwise; `depformer_` stands before the depth transformer's.
+name, and with the same default, unless a table here says otherwise; `depformer_` prefixes the depth transformer's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOADER_KEYS = (
     "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "model_type", "lm_gen_config",
     "tts_config", "stt_config", "model_id",
 )  # fmt: skip
-"""Keys of a `config.json` that the reference's loader takes out before it builds the model."""
+"""Keys of a `config.json` that the reference's loader removes before it builds the model."""
 
 LORA_KEYS = ("lora", "lora_rank", "lora_scaling")
 
@@ -48,13 +48,13 @@ OTHER_NAMES = {
     "depth.low_rank": "depformer_low_rank_embeddings",
     "depth.head_norm": "depformer_norm",
 }
-"""Our field -> their key, where it is not of the same name."""
+"""Our field -> their key, where the names differ."""
 
 DERIVED = (
     "temporal", "temporal.ffn_dim", "depth", "depth.ffn_dim", "depth.context", "oracle", "lora", "conditioners",
     "unused_depth_input_dim",
 )  # fmt: skip
-"""Our fields that are no key of theirs, but follow from several or from the tensors."""
+"""Our fields without a key of theirs, which follow from several keys or from the tensors."""
 
 DEFAULTS: dict[str, Any] = {
     "delays": [0],
@@ -73,7 +73,7 @@ DEFAULTS: dict[str, Any] = {
     "depformer_weights_per_step": False,
     "depformer_pos_emb": "sin",
 }
-"""The reference's own defaults where ours differ or are none."""
+"""The reference's own defaults where ours differ or do not exist."""
 
 INHERITED = ("num_layers", "max_period", "gating", "layer_scale")
 """Keys that the depth transformer takes from the temporal one unless given with the prefix `depformer_`."""
@@ -87,7 +87,7 @@ FIXED: dict[str, Any] = {
     "positional_scale": 1.0,
     "depformer_positional_scale": 1.0,
 }
-"""Options of which this project has one value only."""
+"""Options with only one supported value."""
 
 COMBINED = ("hidden_scale", "depformer_dim_feedforward", "conditioners", "fuser")
 IGNORED = (
@@ -107,7 +107,7 @@ PUBLISHED = (
     "depformer_multi_linear", "depformer_context", "depformer_max_period", "depformer_gating", "depformer_pos_emb",
     "depformer_weights_per_step", "delays",
 )  # fmt: skip
-"""Keys of every published `config.json`, which other programs ask for; others are written if not at their default."""
+"""Keys of every published `config.json`, which other programs need; others are written if not at their default."""
 
 RENAMED = {"demux_second_stream": "demux_second_text_stream"}
 
@@ -135,7 +135,7 @@ def from_kwargs(raw: Mapping[str, Any], where: str, oracle: str = "none") -> Mod
     Args:
         raw: a `config.json` or `moshi_lm_kwargs.json`.
         where: its name, for the error.
-        oracle: whether the weights have an oracle table, which no such file says.
+        oracle: whether the weights have an oracle table, which no such file states.
 
     Raises:
         InputError: unknown keys, or options that this project does not have, all in one list.
@@ -187,7 +187,7 @@ def _conditioner(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_lora_kwargs(raw: Mapping[str, Any], rank: int | None) -> LoRAConfig | None:
-    """The adapters' settings: rank from the tensors, absolute scaling from the file (2.0 where it says none)."""
+    """The adapters' settings: rank from the tensors, absolute scaling from the file (2.0 where it has none)."""
     return None if rank is None else LoRAConfig(rank, float(raw.get("lora_scaling", LoRAConfig.scaling)))
 
 
@@ -290,12 +290,12 @@ def _conditioner_kwargs(config: ConditionerConfig) -> dict[str, Any]:
 
 
 def lora_kwargs(lora: LoRAConfig | None) -> dict[str, Any]:
-    """The loader's keys about adapters; none where there are none."""
+    """The loader's keys about adapters; empty without adapters."""
     return {} if lora is None else {"lora": True, "lora_rank": lora.rank, "lora_scaling": lora.scaling}
 
 
 def _hidden_scale(dim: int, feedforward: int) -> float:
-    """A factor with `int(factor * dim) == feedforward`, in spite of rounding."""
+    """A factor with `int(factor * dim) == feedforward`, despite rounding."""
     scale = feedforward / dim
     while int(scale * dim) < feedforward:
         scale = math.nextafter(scale, math.inf)

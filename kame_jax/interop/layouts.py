@@ -1,4 +1,4 @@
-"""The layouts of checkpoints: what each is called, what it holds, how it spells names, and which keys tell it."""
+"""The layouts of checkpoints: what each is called, what it holds, how it spells names, and which keys identify it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Facts(NamedTuple):
     about: str
     """What it is, for people."""
     holds: str = ""
-    """`lm`, `mimi`, or `adapter`; empty where it is recognised and not read."""
+    """`lm`, `mimi`, or `adapter`; empty where it is recognised but not read."""
     writable: bool = False
     fused: bool = False
     """Attention projections of all weight sets are one tensor (`in_proj_weight`)."""
     exposed: bool = False
-    """Gate weights have no module of their own (`linear_in_weight`), for DeepSpeed ZeRO-3."""
+    """Gate weights are not in a module (`linear_in_weight`), for DeepSpeed ZeRO-3."""
     oracle: bool | None = None
     """Whether it has an oracle embedding; None leaves that to the model."""
 
@@ -86,7 +86,7 @@ _DECISIVE = (
 
 
 def detect(keys: Iterable[str]) -> Layout | None:
-    """The layout that a file's keys belong to; None if they are of no kind known here."""
+    """The layout that a file's keys belong to; None if it is unknown."""
     keys = list(keys)
     found = next((name for name, form in _DECISIVE if any(re.fullmatch(form, key) for key in keys)), None)
     if found is Layout.MOSHI_FUSED and any(key.startswith("oracle_emb.") for key in keys):
@@ -107,7 +107,7 @@ def readable_layout(keys: Iterable[str], where: str) -> Layout:
     """The layout of a file, if it can be read.
 
     Raises:
-        InputError: it cannot; says what it is, or how it looks, and what can be read.
+        InputError: it cannot; says what it is, or which keys it has, and what can be read.
     """
     keys = list(keys)
     layout = detect(keys)

@@ -33,7 +33,7 @@ HELD_IN: dict[str, np.dtype] = {
     "float8_e5m2": np.dtype(ml_dtypes.bfloat16),
     "float64": np.dtype(np.float32),
 }
-"""Dtypes that files have and no model computes in, and what holds them here; the computation is in float32."""
+"""Dtypes of files in which no model computes, and the dtypes that hold them here; computation is in float32."""
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def load_mimi(
 ) -> Mimi:
     """The codec from a safetensors file (its own layout or Hugging Face's), a checkpoint of ours, a folder or `hf://`.
 
-    Always float32, whatever the file holds. The weights of a decoder that the file lacks are NaN.
+    Always float32, regardless of the file's dtype. The weights of a decoder that the file lacks are NaN.
 
     Raises:
         InputError: see `open_checkpoint`.

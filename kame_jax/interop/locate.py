@@ -21,7 +21,7 @@ from kame_jax.interop.places import Folder, NotThere, Place, find_named, read_co
 from kame_jax.interop.safetensors_file import SUFFIXES, SafetensorsFile
 
 INDEX = ".index.json"
-"""Behind the name of the file that a split checkpoint would be."""
+"""Suffix of a split checkpoint's file names."""
 ADAPTER_CONFIG = "adapter_config.json"
 MIMI_CONFIG_NAME = "mimi_config.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -35,7 +35,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "model.safetensors",
     ),
 }
-"""What files are called where no `config.json` says it."""
+"""Names of files where no `config.json` gives them."""
 NAMED_BY = {"lm": "moshi_name", "adapter": "lora_name", "mimi": "mimi_name"}
 """The key of `config.json` that names each."""
 
@@ -47,15 +47,15 @@ class Located:
     name: str
     """What to call it in messages."""
     place: Place
-    """What its files lie in."""
+    """The place of its files."""
     native: Path | None = None
-    """Folder of an Orbax checkpoint of ours; then there is nothing else."""
+    """Folder of an Orbax checkpoint of ours; then the other fields are empty."""
     weights: tuple[Path, ...] = ()
     """The safetensors files with its tensors (several when it is split)."""
     adapter: Path | None = None
     """LoRA adapters that belong to the weights."""
     config: Mapping[str, Any] | None = None
-    """Its `config.json` or `moshi_lm_kwargs.json`, and what PEFT says of its adapters."""
+    """Its `config.json` or `moshi_lm_kwargs.json`, and PEFT's description of its adapters."""
     config_name: str = ""
     mimi_config: Mapping[str, Any] | None = None
     """The codec's own configuration."""
@@ -72,7 +72,7 @@ def locate(spec: str | os.PathLike[str], wanted: str = "lm") -> Located:
         wanted: `lm`, or `mimi` to find the codec in a folder or repository that holds both.
 
     Raises:
-        InputError: nothing there, nothing readable there, more than one candidate, or a name that leads elsewhere.
+        InputError: nothing there, nothing readable, more than one candidate, or a name that leads elsewhere.
     """
     text = os.fspath(spec)
     if text.startswith(hub.PREFIX):
@@ -104,7 +104,7 @@ def _described(name: str, place: Place) -> Located:
 
 
 def _in_repository(located: Located, file: str | None, wanted: str) -> Located:
-    """What a repository holds, asked for by name: each file that is not there costs a request."""
+    """What a repository holds, requested by name: each missing file costs a request."""
     place, settings = located.place, located.config or {}
     named = file or settings.get(NAMED_BY[wanted])
     names = (str(named),) if named else NAMES[wanted]
@@ -136,7 +136,7 @@ def _shards(place: Place, index: Path) -> tuple[Path, ...]:
     """The files that an index lists.
 
     Raises:
-        InputError: the index is no such, lists nothing, or files that are not there.
+        InputError: the index is not one, is empty, or lists files that are not there.
     """
     files = read_json(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
@@ -151,7 +151,7 @@ def _shards(place: Place, index: Path) -> tuple[Path, ...]:
 
 
 def _with_adapter(located: Located, adapter: Path) -> Located:
-    """The checkpoint with its adapters, and what PEFT's own file says of them."""
+    """The checkpoint with its adapters, and PEFT's own description of them."""
     config = located.config
     if path := located.place.find(ADAPTER_CONFIG):
         config = dict(config or {}) | kwargs.from_peft(read_json(path), str(path))
@@ -159,7 +159,7 @@ def _with_adapter(located: Located, adapter: Path) -> Located:
 
 
 def _in_folder(folder: Path, wanted: str) -> Located:
-    """What a folder holds, told by the contents of its files."""
+    """What a folder holds, judged by the contents of its files."""
     place = Folder(folder)
     native = folder if native_kind(folder) == wanted else newest_step(folder) if wanted == "lm" else None
     if native:
@@ -174,9 +174,7 @@ def _in_folder(folder: Path, wanted: str) -> Located:
     notes: list[str] = []
     if wanted == "lm" and (parts or kinds["lm"] or kinds["adapter"] or _describes_lm(settings)):
         if parts and kinds["lm"]:
-            notes.append(
-                f"the split checkpoint is read, and not {', '.join(path.name for path in kinds['lm'])}"
-            )
+            notes.append(f"the split checkpoint is read, not {', '.join(path.name for path in kinds['lm'])}")
         chosen = parts or _choose(place, kinds["lm"], settings, "lm", notes)
         [adapter] = _choose(place, kinds["adapter"], settings, "adapter", notes) or (None,)
     else:
@@ -190,7 +188,7 @@ def _in_folder(folder: Path, wanted: str) -> Located:
 
 
 def _describes_lm(settings: Mapping[str, Any]) -> bool:
-    """Whether a configuration is a language model's, so that a codec beside it is not what was meant."""
+    """Whether a configuration is a language model's, so that a codec next to it is not what was meant."""
     return "dim" in settings or "moshi_name" in settings
 
 
@@ -206,11 +204,11 @@ def _tensor_files(folder: Path) -> Iterator[Path]:
 
 
 def _parts(place: Folder, named: str) -> tuple[Path, ...]:
-    """The files of a split checkpoint, by its index or, where that is lost, by their names; empty without any.
+    """The files of a split checkpoint, by its index or, if that is missing, by their names; empty without any.
 
     Args:
         place: the folder.
-        named: the file of weights that the configuration names; where it is there, nothing split is looked for.
+        named: the file of weights that the configuration names; if it exists, a split checkpoint is not looked for.
 
     Raises:
         InputError: some of the files are missing.
@@ -233,7 +231,7 @@ def _parts(place: Folder, named: str) -> tuple[Path, ...]:
             numbers[int(found[1])], count = path, int(found[2])
     missing = sorted(set(range(1, count + 1)) - set(numbers))
     if missing:
-        raise InputError(f"{place}: a split checkpoint of {count} files without number {missing[0]}")
+        raise InputError(f"{place}: a split checkpoint of {count} files lacks number {missing[0]}")
     return tuple(numbers[i] for i in sorted(numbers))
 
 
@@ -264,7 +262,7 @@ _WHAT = {"lm": "weights", "adapter": "adapters", "mimi": "Mimi"}
 def _nothing_found(folder: Path, wanted: str, codecs: Sequence[Path]) -> str:
     if wanted == "lm" and codecs:
         return (
-            f"{folder}: its configuration describes a language model, and only the codec is there "
+            f"{folder}: its configuration describes a language model, but only the codec is there "
             f"({codecs[0].name}; --mimi takes that)"
         )
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)

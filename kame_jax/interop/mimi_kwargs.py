@@ -50,7 +50,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "transformer": {"causal": True, "conv_layout": True, "gating": "none"},
     "quantizer": {},
 }
-"""Options of which this project has one value only."""
+"""Options with only one supported value."""
 
 
 def is_mimi_kwargs(raw: Mapping[str, Any]) -> bool:

@@ -123,7 +123,7 @@ def _huggingface(config: MimiConfig) -> Iterator[Rule]:
 
 
 def _convolutions(config: MimiConfig) -> Iterator[tuple[str, str, str]]:
-    """Native key up to the wrappers, our path, and the wrapper's name, of each convolution of the two SEANet halves."""
+    """For each convolution of the SEANet halves: native key up to the wrappers, our path, and the wrapper's name."""
     seanet = config.seanet
     blocks, stages = seanet.residual_layers, len(seanet.ratios)
     span = blocks + 2

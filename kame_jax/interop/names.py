@@ -1,7 +1,7 @@
-"""Tensors under the names that the tables know: without what wrapped the model, and with those that were tied away.
+"""Tensors under the names that the tables know: without wrappers' prefixes, and with tied tensors restored.
 
-`torch.compile`, FSDP, DDP, PEFT and whole training modules put their own words before and between a tensor's; and
-`safetensors.torch.save_model` keeps one of several tied tensors and says in the metadata which it stands for.
+`torch.compile`, FSDP, DDP, PEFT and whole training modules add their own parts before and inside a tensor's name; and
+`safetensors.torch.save_model` keeps one of several tied tensors and lists in the metadata which ones it replaces.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from kame_jax.errors import InputError
 from kame_jax.interop.safetensors_file import SafetensorsFile, TensorInfo
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module", "base_layer")
-"""Modules that hold another one, wherever they stand in a name."""
+"""Modules that wrap another one, anywhere in a name."""
 
 ROOTS = frozenset((
     "emb", "text_emb", "oracle_emb", "transformer", "out_norm", "text_linear", "extra_heads", "condition_provider",
     "depformer", "depformer_in", "depformer_emb", "depformer_text_emb", "depformer_norms", "linears",
     "encoder", "decoder", "encoder_transformer", "decoder_transformer", "quantizer", "downsample", "upsample",
 ))  # fmt: skip
-"""First words of the names in files of Moshi and Mimi; what stands before one is a wrapper's."""
+"""First words of the names in files of Moshi and Mimi; anything before one is a wrapper's."""
 
 
 NOT_WEIGHTS = re.compile(r"grad|exp_avg|adam|optim|moment", re.IGNORECASE)
-"""In a name: what an optimizer keeps of a weight, and not the weight."""
+"""In a name: an optimizer's state of a weight, not the weight."""
 
 
 def plain(key: str) -> tuple[str, str]:
-    """What a model that holds this one put before a tensor's name, and the name without it and without wrappers."""
+    """The prefix that an enclosing model put before a tensor's name, and the name without it and without wrappers."""
     words = [word for word in key.split(".") if word not in WRAPPERS]
     start = next((i for i, word in enumerate(words) if word in ROOTS), 0)
     # PEFT names a set of adapters: lora_A.default.weight.
@@ -41,12 +41,12 @@ def plain(key: str) -> tuple[str, str]:
 
 
 class NamedTensors:
-    """A safetensors file under plain names, tied tensors included. `notes` says what is different from the file.
+    """A safetensors file under plain names, tied tensors included. `notes` says what differs from the file.
 
-    What stands before all names is left out if it is the same before each.
+    A prefix of all names is left out.
 
     Raises:
-        InputError: two of the file's tensors have one plain name.
+        InputError: two of the file's tensors have the same plain name.
     """
 
     def __init__(self, file: SafetensorsFile):

@@ -1,4 +1,4 @@
-"""Numbers that no trained weight has: tensors of zeros, infinities, NaN. A model with some runs, and is silent."""
+"""Values that no trained weight has: tensors of zeros, infinities, NaN. A model with some runs, but is silent."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kame_jax.checkpoint.weights import Box, Shapes, Weights
 from kame_jax.interop.weights import FileWeights
 
 MAY_BE_ZERO = re.compile(r".*(bias|lora_[bB](\.weight)?|learnt_padding|_?initialized)")
-"""Names of tensors that start as zeros and may have stayed so."""
+"""Names of tensors that start as zeros and may still be."""
 HEAD = 4096
-"""Numbers looked at before a whole tensor is."""
+"""Numbers checked before a whole tensor is."""
 SHOWN = 5
 """Names in a note."""
 

@@ -1,4 +1,4 @@
-"""Where the files of a checkpoint lie together: a folder or a repository, and what a configuration may name in it."""
+"""Where the files of a checkpoint are: a folder or a repository, and what a configuration may name in it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CONFIG_NAMES = ("config.json", "moshi_lm_kwargs.json")
 
 
 class NotThere(InputError):
-    """What was looked for is not there, as distinct from being there and refused."""
+    """What was looked for is missing, as opposed to present but refused."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of this machine."""
+    """A folder on this machine."""
 
     path: Path
 
@@ -29,7 +29,7 @@ class Folder:
         return str(self.path)
 
     def find(self, name: str) -> Path | None:
-        """The regular file `name` of the folder, or None. A link may lead anywhere: whoever made the folder set it.
+        """The regular file `name` of the folder, or None. A link may lead anywhere: the folder's owner made it.
 
         Raises:
             InputError: the name leads out of the folder, or there is something other than a regular file.
@@ -38,7 +38,7 @@ class Folder:
             raise InputError(f"{self.path}: {name!r} is not a file of this folder")
         path = self.path / name
         if path.is_symlink() and not path.exists():
-            raise InputError(f"{path}: a link to {os.readlink(path)}, which is not there")
+            raise InputError(f"{path}: a link to {os.readlink(path)}, which does not exist")
         return regular_file(path, "a file") if path.exists() else None
 
     def holds(self, path: Path) -> bool:
@@ -53,7 +53,7 @@ Place = Folder | hub.Repository
 
 
 def find_named(place: Place, name: object) -> Path | None:
-    """The file that a checkpoint's own configuration names: beside it, or `hf://org/repo/file` of another repository.
+    """The file that a checkpoint's own configuration names: next to it, or `hf://org/repo/file` of another repository.
 
     A configuration is data from elsewhere: what it names must be inside the folder, links resolved.
 
@@ -66,7 +66,7 @@ def find_named(place: Place, name: object) -> Path | None:
     path = place.find(text.removeprefix("file://"))
     if path is not None and isinstance(place, Folder) and not place.holds(path):
         raise InputError(
-            f"{path}: named by the checkpoint, and a link that leads out of its folder: copy the file there"
+            f"{path}: named by the checkpoint, but a link that leads out of its folder: copy the file there"
         )
     return path
 
@@ -75,7 +75,7 @@ def read_config(place: Place) -> tuple[Mapping[str, Any] | None, str]:
     """The configuration file of a checkpoint and its name; (None, "") without one.
 
     Raises:
-        InputError: it is there and not a JSON object.
+        InputError: it exists and is not a JSON object.
     """
     for name in CONFIG_NAMES:
         if path := place.find(name):

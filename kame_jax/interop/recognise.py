@@ -1,4 +1,4 @@
-"""Which configuration a checkpoint has: the one given, the one beside it, or a ready one that its tensors fit."""
+"""Which configuration a checkpoint has: the one given, the one next to it, or a ready one that its tensors fit."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def language_model(
     """The configuration of the language model in a file, without adapters.
 
     Args:
-        located: the file and what lies beside it.
+        located: the file and what is next to it.
         given: a configuration in place of that: an object, a YAML file or ready name, the reference's JSON; or None.
         infos: the file's tensors.
         layout: theirs.
-        notes: gets a line where the configuration was neither given nor beside the file.
+        notes: gets a line where the configuration was neither given nor next to the file.
 
     Raises:
         InputError: it is of another kind or cannot be built, or there is none and no ready one fits.
@@ -64,7 +64,7 @@ def language_model(
 
 
 def codecs(located: Located, given: object) -> Iterator[MimiConfig]:
-    """The configurations that a codec may have, in the order to try them: given, beside it, or ready."""
+    """The configurations that a codec may have, in the order to try them: given, next to it, or ready."""
     if given is not None:
         yield _given(given, MimiConfig)
     elif located.mimi_config is not None:
@@ -94,7 +94,7 @@ def _given(config: object, kind: type) -> Any:
 def _ready(
     located: Located, raw: Mapping[str, Any], infos: Infos, layout: Layout, notes: list[str]
 ) -> ModelConfig:
-    """The ready configuration that the tensors fit, with what little the file's own says."""
+    """The ready configuration that the tensors fit, with the few settings of the file's own."""
     where = f"{located.name} ({located.config_name})"
     closest: list[InputError] = []
     ready = [(name, config, _as_stored(config, infos)) for name, config in _ready_models()]
@@ -117,7 +117,7 @@ def _ready(
         return _as_stored(overlaid, infos)
     problems = min(closest, key=lambda error: len(error.problems)).problems if closest else ()
     raise InputError(
-        f"{located.name}: no configuration beside it ({_described(infos)}), and no ready one has these sizes. "
+        f"{located.name}: no configuration next to it ({_described(infos)}), and no ready one has these sizes. "
         "Heads, delays, context and positions leave no trace in weights: give a config (YAML or JSON)",
         problems,
     )
@@ -134,7 +134,7 @@ def _ready_models() -> Iterator[tuple[str, ModelConfig]]:
 
 
 def _as_stored(config: ModelConfig, infos: Infos) -> ModelConfig:
-    """What the tensors know better than any configuration: whether there is an oracle, and hidden widths.
+    """What the tensors determine better than any configuration: whether there is an oracle, and hidden widths.
 
     Formulas for the widths differ between programs; and some models without a depth transformer carry an unused
     projection.
@@ -164,14 +164,14 @@ def _shape(infos: Infos, pattern: str) -> tuple[int, ...] | None:
 
 
 def _described(infos: Infos) -> str:
-    """The sizes that tensors tell, for a message."""
+    """The sizes that the tensors reveal, for a message."""
 
     def count(pattern: str) -> int:
         return 1 + max((int(found[1]) for key in infos if (found := re.match(pattern, key))), default=-1)
 
     text = _shape(infos, r"text_emb\.weight")
     if text is None or len(text) != 2:
-        return "too few tensors to tell its sizes"
+        return "too few tensors to determine its sizes"
     layers, n_q, dep_q = (
         count(rf"{name}\.(\d{{1,9}})\.") for name in (r"transformer\.layers", "emb", "linears")
     )

@@ -84,14 +84,14 @@ def inspect(
         config: see `open_checkpoint`.
         wanted: see `open_checkpoint`.
         base: see `open_checkpoint`.
-        values: whether to read the weights, too, and say where they are zeros or not finite.
+        values: whether to read the weights too, and report where they are zeros or not finite.
 
     Returns:
         `source`, `layout`, `readable`, `model` (its configuration, null if unknown), `tensors`, `parameters`,
         `parameters_by_group`, `parameters_by_dtype`, `bytes`, `known_as`, `metadata`, `surprises`.
 
     Raises:
-        InputError: nothing there, or a file that is damaged or no safetensors at all.
+        InputError: nothing there, or a file that is damaged or not safetensors at all.
     """
     located = locate(spec, wanted)
     notes: list[str] = []
@@ -140,7 +140,7 @@ def inspect(
 
 
 def _by_group(counts: Mapping[str, int], ours: int) -> dict[str, int]:
-    """Parameters of each group; adapters and what belongs nowhere apart."""
+    """Parameters of each group; adapters and tensors of no group are separate."""
     groups: dict[str, int] = {}
     for key, number in counts.items():
         name = next((group for group, prefixes in GROUPS.items() if key.startswith(prefixes[ours])), "other")
@@ -162,7 +162,7 @@ def _by_dtype(found: Mapping[str, TensorInfo], counts: Mapping[str, int]) -> dic
 
 
 def _oddities(groups: Mapping[str, int], found: Mapping[str, TensorInfo]) -> list[str]:
-    """What differs from the released 7B in a file that is one by its temporal transformer; mixed dtypes."""
+    """What differs from the released 7B in a file with its temporal transformer; mixed dtypes."""
     odd = []
     if groups.get("temporal transformer") == MOSHI_7B["temporal transformer"]:
         for name, expected in MOSHI_7B.items():

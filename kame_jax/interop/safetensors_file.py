@@ -1,7 +1,7 @@
 """Reading and writing the safetensors container: headers, and byte ranges of tensors.
 
 Reads go through `pread` into memory that the caller owns, never through a memory map, so that a process's memory is
-what it asked for. What the tensors mean belongs to the tables of this room.
+only what it allocated. What the tensors mean belongs to the tables of this room.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from kame_jax.interop.header import DTYPES, MAX_DIMENSIONS, MAX_HEADER_BYTES, NA
 
 SUFFIXES = (".safetensors", ".sft", ".sfts")
 MIN_RUN_BYTES = 2048
-"""Contiguous runs shorter than this are read together with what lies between them: a system call costs as much."""
+"""Contiguous runs shorter than this are read together with the gaps between them: a system call costs as much."""
 BLOCK_BYTES = 64 << 20
-"""Largest temporary buffer of a read that has to be taken apart in memory."""
+"""Largest temporary buffer of a read that has to be split in memory."""
 
 
 class TensorInfo(NamedTuple):
@@ -100,7 +100,7 @@ class SafetensorsFile:
             out: C-contiguous array of the region's shape and the tensor's dtype to read into; None makes one.
 
         Returns:
-            The region, as an array of its own (`out` where given).
+            The region, as a separate array (`out` where given).
         """
         shape = tuple(stop - start for start, stop in box)
         dtype = self.infos[key].dtype
@@ -140,7 +140,7 @@ class SafetensorsFile:
     def _read_wide(
         self, offset: int, dtype: np.dtype, view: tuple[int, ...], box: Box, split: int, out: np.ndarray
     ) -> None:
-        """Reads short runs with their neighbours, a bounded block at a time, and keeps what was asked for."""
+        """Reads short runs with their neighbours, a bounded block at a time, and keeps what was requested."""
         row = math.prod(view[1:]) * dtype.itemsize
         start, stop = box[0]
         step = max(1, BLOCK_BYTES // row)
@@ -210,7 +210,7 @@ class SafetensorsWriter:
         """Write one tensor.
 
         Raises:
-            ValueError: unknown or already written key, or another shape or dtype than announced.
+            ValueError: unknown or already written key, or a shape or dtype other than announced.
         """
         info = self._infos[key]
         if key not in self._todo:
@@ -224,7 +224,7 @@ class SafetensorsWriter:
         self._todo.discard(key)
 
     def abandon(self) -> None:
-        """Close the file as it is; whoever made it removes it."""
+        """Close the file as it is; its creator removes it."""
         os.close(self._fd)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """The conversion tables' engine: rules that tie foreign tensors to slices of our stacked arrays, in both directions.
 
 A rule is one line: a key template, our path, and which slice of it the tensor is. From the same line a key is read
-and written. What the lines say is in the tables beside this file; bytes are moved by `assemble.py`.
+and written. The lines themselves are in the tables of this package; bytes are moved by `assemble.py`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Plan:
 
 
 ORDERS = ("half_rope",)
-"""Reorderings between files. `half_rope`: rotary pairs lie half a head apart there, side by side here (HF)."""
+"""Reorderings between files. `half_rope`: rotary pairs are half a head apart there, adjacent here (HF)."""
 
 
 def to_ours(order: str, value: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 The reference is a safetensors file with the names of Moshi's own test assets: `codes [B, 1 + n_q, T]`, optionally
 `oracle [B, 1, T]` (as the reference's `LMModel.forward` takes it) and `condition [B, dim]`, `text_logits [B, 1, T, V]`,
 `logits [B, Q, T, card]`, `text_mask`, `mask`. What it lacks is not compared. The assets keep codes and outputs in two
-files: several files count as one, and beside `x_out.safetensors` the codes are looked for in `x_codes.safetensors`.
+files: several files count as one, and the codes for `x_out.safetensors` are looked for in `x_codes.safetensors`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kame_jax.interop.safetensors_file import SafetensorsFile
 RELATIVE_TOLERANCE = {"float32": 2e-5, "float64": 2e-5}
 """Largest error allowed in each dtype of the reference logits, in units of the head's largest logit."""
 COARSE_TOLERANCE = 2e-2
-"""The same for shorter floating-point numbers: bfloat16 keeps eight bits, and errors add up over layers."""
+"""The same for narrower floating-point types: bfloat16 keeps eight bits, and errors add up over layers."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class HeadResult:
     scale: float
     """Largest reference logit."""
     tolerance: float
-    """What `max_error` may be."""
+    """The limit of `max_error`."""
     same_argmax: float
     """Fraction of positions where both have the same most likely token."""
     mask_equal: bool
-    """Whether the positions that count are the same; true where the reference does not say."""
+    """Whether the positions that count are the same; true where the reference does not state them."""
 
     @property
     def ok(self) -> bool:

@@ -52,7 +52,7 @@ class Dequantized:
 
 
 class Union:
-    """Several files seen as one; of a key that more than one has, the last wins."""
+    """Several files seen as one; if several have a key, the last wins."""
 
     def __init__(self, sources: Sequence[TensorSource]):
         self.owner = {key: source for source in sources for key in source.infos}
@@ -68,7 +68,7 @@ class Union:
 class FilledAdapters:
     """A file with adapters on some linear layers, or of several ranks, seen as one with adapters of one rank on all.
 
-    What is filled up with zeros adds nothing to a weight. `note` says how much is, empty where nothing is.
+    Zero padding adds nothing to a weight. `note` says how much is padded; empty if nothing is.
 
     Args:
         source: the file.
@@ -96,7 +96,7 @@ class FilledAdapters:
             given_ranks = sorted({info.shape[-1] for key, info in source.infos.items() if key.endswith(_B)})
             self.note = (
                 f"adapters on {there} of {layers} linear layers, of rank {', '.join(map(str, given_ranks))}: "
-                "filled up with zeros, which change nothing"
+                "padded with zeros, which change nothing"
             )
 
     def read_box(
@@ -122,9 +122,9 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 def _rank(info: TensorInfo | None, slot: Slot, most: int, key: str) -> int | None:
-    """The rank of half an adapter, 0 where it is not there; None where it does not belong to the layer.
+    """The rank of half an adapter, 0 where it is missing; None where it does not belong to the layer.
 
-    The A of a fused layer has the rows of all weight sets one after the other.
+    The A of a fused layer has the rows of all weight sets in order.
     """
     if info is None:
         return 0

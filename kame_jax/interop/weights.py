@@ -80,14 +80,14 @@ class MergedLoRA:
 
 
 class WithOracle:
-    """A Moshi's weights with an oracle table of its own.
+    """A Moshi's weights with a separate oracle table.
 
     `clone` copies the text table, as the reference's loader does: an idle oracle then adds the padding row to every
     frame. `identity` also zeroes the rows of padding and of the initial token, so that without an oracle the model is
     the Moshi it came from.
 
     Raises:
-        InputError: the weights have an oracle table already, or `identity` cannot be had.
+        InputError: the weights have an oracle table already, or `identity` is impossible.
     """
 
     def __init__(self, weights: Weights, init: str, padding_id: int, initial_id: int):

@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused():
         engine.join()
     with pytest.raises(ValueError, match=r"shape \[2\], got \[1920\]"):
         session.push(small.voice(1)[0])
-    with pytest.raises(ValueError, match="lie outside"):
+    with pytest.raises(ValueError, match="are outside"):
         session.replace([512])
     session.leave()
     session.leave()

@@ -67,7 +67,7 @@ def test_a_split_checkpoint_is_read_without_its_index_and_beside_a_whole_one_as_
     write(folder, other, CONFIG, "consolidated.safetensors")
     both = open_checkpoint(folder)
     assert len(both.provenance["files"]) == 3
-    assert both.notes == ["the split checkpoint is read, and not consolidated.safetensors"]
+    assert both.notes == ["the split checkpoint is read, not consolidated.safetensors"]
     (folder / "config.json").write_text(json.dumps(CONFIG | {"moshi_name": "consolidated.safetensors"}))
     assert open_checkpoint(folder).provenance["files"] == ["consolidated.safetensors"]
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -75,7 +75,7 @@ def test_a_split_checkpoint_is_read_without_its_index_and_beside_a_whole_one_as_
     (folder / "consolidated.safetensors").unlink()
     assert len(open_checkpoint(folder).provenance["files"]) == 3
     (folder / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(InputError, match="a split checkpoint of 3 files without number 2"):
+    with pytest.raises(InputError, match="a split checkpoint of 3 files lacks number 2"):
         open_checkpoint(folder)
 
 

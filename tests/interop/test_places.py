@@ -113,10 +113,10 @@ def test_a_broken_link_is_not_passed_over_for_the_codec(folder, named):
     configure(folder, **named)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("../../blobs/gone")
-    with pytest.raises(InputError, match="a link to ../../blobs/gone, which is not there"):
+    with pytest.raises(InputError, match="a link to ../../blobs/gone, which does not exist"):
         open_checkpoint(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"describes a language model, and only the codec is there \(codec"):
+    with pytest.raises(InputError, match=r"describes a language model, but only the codec is there \(codec"):
         open_checkpoint(folder)
     assert find_codec(folder) == str(folder)
 
