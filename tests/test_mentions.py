@@ -50,7 +50,7 @@ def passages(path):
 
 
 def is_there(word, path):
-    """Whether a file of that name is in the project, from its top, in the package, beside the one that names it."""
+    """Whether a file of that name is in the project, from its top, in the package, or next to the one that names it."""
     bases = (ROOT, ROOT / "kame_jax", path.parent)
     found = any(list(base.glob(word)) or (base / f"{word}.py").is_file() for base in bases)
     return found or word in NAMES

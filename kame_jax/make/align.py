@@ -88,7 +88,7 @@ def align_text(
 
 
 def exact_frame(seconds: float, frame_rate: float) -> int:
-    """The frame in which a moment lies, from whole microseconds."""
+    """The frame of a moment, from whole microseconds."""
     rate = Fraction(frame_rate).limit_denominator(1000)
     return round(seconds * 1_000_000) * rate.numerator // (rate.denominator * 1_000_000)
 

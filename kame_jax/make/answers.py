@@ -160,7 +160,7 @@ class Answers:
         except BaseException as error:
             if not future.done():
                 future.set_exception(error if isinstance(error, Exception) else Stopped("interrupted"))
-                future.exception()  # nobody may be waiting for it
+                future.exception()  # perhaps no one waits for it
             raise
         finally:
             del self._waiting[key]

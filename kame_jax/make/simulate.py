@@ -102,7 +102,7 @@ def simulate_oracle(
 
 
 def says_itself(request: Request, rules: Rules) -> bool:
-    """Whether the true reply is the answer, so that nobody needs to be asked."""
+    """Whether the true reply is the answer, so that no model needs to be asked."""
     return (rules.paper_bounds and request.level == 5) or request.turn == WHILE_SPEAKING
 
 

@@ -19,7 +19,7 @@ from kame_jax.errors import InputError
 
 RATE = 24_000
 SILENCE = 0.005
-"""Of full scale: what is quieter at the ends is no speech."""
+"""Of full scale: anything quieter at the ends is not speech."""
 
 
 class SpeechError(RuntimeError):
@@ -67,7 +67,7 @@ class _Event(ctypes.Structure):
 
 
 class Espeak:
-    """espeak-ng through its shared library, with the times of its own word events. One to a process.
+    """espeak-ng through its shared library, with the times of its own word events. One per process.
 
     Args:
         words_per_minute: how fast.
@@ -182,7 +182,7 @@ def word_times(text: str, audio: np.ndarray, rate: int = RATE) -> tuple[tuple[st
     """Word times where an engine gives none: characters share the time between the first sound and the last."""
     loud = np.flatnonzero(np.abs(audio) > SILENCE)
     if not len(loud):
-        raise SpeechError(f"nothing is to be heard for {text[:60]!r}")
+        raise SpeechError(f"no sound for {text[:60]!r}")
     words = text.split()
     first, last = loud[0] / rate, (loud[-1] + 1) / rate
     edges = _filled([len(word) + 1 for word in words], [first, *([None] * (len(words) - 1))], last)

@@ -22,7 +22,7 @@ MAX_BYTES = 64 << 20
 
 
 class Served:
-    """An engine behind a server. Sentences are asked for one after the other, on an event loop of its own.
+    """An engine behind a server. Sentences are requested one at a time, on its own event loop.
 
     Args:
         config: of the server.

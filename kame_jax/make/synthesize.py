@@ -1,4 +1,4 @@
-"""Question sets to folders of spoken dialogues: two voices on two channels, words with times, and where all came from.
+"""Question sets to folders of spoken dialogues: two voices on two channels, words with times, and their origin.
 
 Reading items is `make.questions`', wording them `make.rewrite`'s, speaking `make.speech`'s. This room owns the clock of
 a dialogue (who begins when, pauses) and the manifest, which says what source items went in.
@@ -38,7 +38,7 @@ AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Timing:
-    """When who speaks; ranges are seconds, drawn evenly."""
+    """When each speaker speaks; ranges are seconds, drawn uniformly."""
 
     lead: tuple[float, float] = (0.3, 2.0)
     """Silence before B begins."""
@@ -51,7 +51,7 @@ class Timing:
     hesitates: float = 0.1
     """Probability of that."""
     tail: float = 0.6
-    """Silence behind the last word."""
+    """Silence after the last word."""
 
     def __post_init__(self) -> None:
         for name in ("lead", "reply", "sentence", "hesitation"):
@@ -154,7 +154,7 @@ async def synthesize(
         itertools.islice(itertools.islice(read_items(source, form), shard[0], None, shard[1]), limit)
     )
     make_folder(out)
-    complaint = f"{out}: its dialogues were made otherwise; give a new folder, or remove it first"
+    complaint = f"{out}: its dialogues were made with other settings; give a new folder, or remove it first"
     settle(out / SETTINGS, description, complaint)
     outcome = SpokenItems()
     job = Job(outcome, len(items), progress=progress, say=say)
@@ -168,7 +168,7 @@ async def synthesize(
                 continue
             name, there = _place(out, item, source, taken)
             if name in taken:
-                job.note(name, "stands twice in the set, made once")
+                job.note(name, "occurs twice in the set, made once")
                 job.advance()
                 continue
             taken[name] = item.digest
@@ -197,7 +197,7 @@ def _place(out: Path, item: Item, source: str, taken: Mapping[str, str]) -> tupl
     """The name of an item's dialogue, and whether that is there already.
 
     Row numbers name items of more than one set: where a name belongs to another item, this one's has its digest behind.
-    A dialogue of the same set whose row has changed is made anew.
+    A dialogue of the same set is made again if its row has changed.
 
     Args:
         out, item, source: as in `synthesize`.

@@ -62,7 +62,7 @@ class Settings:
     rules: Rules = field(default_factory=Rules)
 
     def description(self, weights: str) -> dict[str, Any]:
-        """What `SETTINGS` holds; `weights` is a name for the codec's weights (`encoding.fingerprint`)."""
+        """The content of `SETTINGS`; `weights` identifies the codec's weights (`encoding.fingerprint`)."""
         return {
             "codec": self.codec,
             "codec_weights": weights,
@@ -83,7 +83,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A dialogue that was read and checked, and waits for its codes."""
+    """A dialogue that was read and checked, and awaits its codes."""
 
     name: str
     text: dict[str, list[int]]
@@ -169,7 +169,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 
 
 def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:
-    """Names in their order, so many at a time as fit the memory set aside."""
+    """Names in their order, as many at a time as fit the memory set aside."""
     group: list[str] = []
     seconds = 0.0
     for name in names:
@@ -188,7 +188,7 @@ def _seconds(root: Path, name: str) -> float:
     try:
         with SoundFile(find_audio(root, name)) as file:
             return float(file.frames / file.samplerate)
-    except Exception:  # of whatever kind: it is reported when the dialogue is read
+    except Exception:  # of any kind: it is reported when the dialogue is read
         return 0.0
 
 
@@ -230,7 +230,7 @@ def _prepare(
 
 
 def _read_voices(dialogue: Dialogue, sample_rate: int) -> np.ndarray:
-    """Both speakers' audio, float32 `[2, samples]`, once it is known that both can be heard."""
+    """Both speakers' audio, float32 `[2, samples]`, after a check that both can be heard."""
     with SoundFile(dialogue.audio) as file:
         if file.samplerate < MIN_RATE:
             raise InputError(

@@ -62,7 +62,7 @@ class OracleSchedule:
     "drop": it is never read, as in the reference's live loop, which counts steps since the answer's start."""
     tail: str = "clear"
     """What a new answer does to the rest of a longer old one. "clear": removes it, as in the reference's live loop.
-    "keep": leaves it standing behind the new one, as in the reference's training collator."""
+    "keep": leaves it after the new one, as in the reference's training collator."""
 
     def __post_init__(self) -> None:
         for name, value, known in (("late", self.late, LATE), ("tail", self.tail, TAILS)):

@@ -35,7 +35,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Nobody watches."""
+    """Discards all progress."""
 
     def say(self, text: str) -> None:
         """See `Progress`."""

@@ -1,4 +1,4 @@
-"""`bench codec` gives a streamed frame's time beside what it must take, and beside the reference."""
+"""`bench codec` gives a streamed frame's time next to its floor and to the reference's."""
 
 import json
 import sys

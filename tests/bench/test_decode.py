@@ -1,4 +1,4 @@
-"""`kame-jax bench decode` says what a frame costs beside what it must cost."""
+"""`kame-jax bench decode` reports a frame's time and its floor."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What else lies among a run's checkpoints, or is damaged beside their arrays, ends nothing without a clear line."""
+"""Other things among a run's checkpoints, or damage outside their arrays, end nothing without a clear line."""
 
 import json
 import os

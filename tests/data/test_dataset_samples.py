@@ -145,7 +145,7 @@ def digest(data, steps=range(0, 60, 7)):
 
 
 def test_batches_are_those_of_all_earlier_runs(records, path, tmp_path):
-    """A run that goes on from a checkpoint of an earlier version reads the rows that it would have read there."""
+    """A run that continues from a checkpoint of an earlier version reads the rows that it would have read there."""
     write_dataset(tmp_path / "other", {"train": lambda: records[:3]}, FACTS)
     (tmp_path / "mix.yaml").write_text(f"{path}: 1\nother: 3\n")
     cut = Cut(14, context=2, carry_oracle=True)

@@ -1,4 +1,4 @@
-"""Dialogues are read from kame_finetune's layout; what is wrong with one is said with its name."""
+"""Dialogues are read from kame_finetune's layout; what is wrong with one is reported with its name."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Real processes, each reading its own rows of a data set, make the same batches together, whatever their number."""
+"""Real processes, each reading its own rows of a data set, make the same batches together, in any number."""
 
 import subprocess
 import sys

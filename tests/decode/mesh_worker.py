@@ -1,4 +1,4 @@
-"""Started by test_mesh.py: on two devices, the greedy frames of the golden conversation, and where the weights lie."""
+"""Started by test_mesh.py: on two devices, the greedy frames of the golden conversation, and where the weights are."""
 
 import json
 import sys

@@ -40,7 +40,7 @@ def of_codes() -> Engine:
 
 
 def converse(session, audio, changes=(), others=lambda frame: {}):
-    """Streams `audio`; `changes` are oracle changes by frame, `others` what further sessions hear beside it."""
+    """Streams `audio`; `changes` are oracle changes by frame, `others` what other sessions hear at the same time."""
     frames = []
     for index, samples in enumerate(audio):
         for change in changes:

@@ -1,4 +1,4 @@
-"""Tensor-parallel decoding: the weights and KV rings of one conversation lie on several devices."""
+"""Tensor-parallel decoding: the weights and KV rings of one conversation are spread over several devices."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Adapters wherever they lie, on whichever layers, of whichever rank: added, or refused; never dropped."""
+"""Adapters in any place, on any layers, of any rank: added, or refused; never dropped."""
 
 import json
 import math
@@ -121,7 +121,7 @@ def test_adapters_on_some_layers_and_of_several_ranks_are_filled_up_with_zeros(t
     write(folder, fuse(given) if fused else given, None, "lora.safetensors")
     checkpoint = assert_merged(folder, tmp_path, given, 0.5)
     layers = sum(map(is_linear, fuse(TENSORS) if fused else TENSORS))
-    assert any(f"of {layers} linear layers, of rank 1, 3: filled up" in note for note in checkpoint.notes)
+    assert any(f"of {layers} linear layers, of rank 1, 3: padded" in note for note in checkpoint.notes)
     assert open_checkpoint(folder, lora="keep").config.lora.rank == 3
 
 

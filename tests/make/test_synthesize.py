@@ -214,7 +214,7 @@ def test_dialogues_are_complete_resumed_and_counted(tmp_path):
         "set.jsonl, row 5",
         "dialogue q00006",
     ]
-    assert report.notes == ["dialogue my-own-id: stands twice in the set, made once"]
+    assert report.notes == ["dialogue my-own-id: occurs twice in the set, made once"]
     assert dialogue_ids(out) == ["gsm8k-00002", "my-own-id"]
     dialogue = read_dialogue(out, "my-own-id")
     assert read_stereo(dialogue).shape[0] == 2
@@ -226,7 +226,7 @@ def test_dialogues_are_complete_resumed_and_counted(tmp_path):
     report = make(source, out, again)
     assert (report.made, report.kept) == (1, 1)
     assert again.spoken <= 4
-    with pytest.raises(InputError, match="made otherwise"):
+    with pytest.raises(InputError, match="made with other settings"):
         make(source, out, recipe=Recipe(RECIPE.voices, seed=1))
     whole = {p.name: p.read_bytes() for p in (out / "text").iterdir()}
     for i in range(2):

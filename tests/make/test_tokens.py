@@ -1,4 +1,4 @@
-"""Folders of dialogues become folders of records: bad dialogues are said and left out, and nothing is made twice."""
+"""Folders of dialogues become folders of records: bad ones are reported and left out, and nothing is made twice."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Dialogues packed into one row are learnt as each alone: none sees another, whatever positions, delays and window."""
+"""Dialogues packed into one row are learnt as each alone: none sees another, for any positions, delays and window."""
 
 import dataclasses
 

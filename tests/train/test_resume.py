@@ -27,7 +27,7 @@ from tests.train.small import SignalAt, run_config, with_settings, write_records
 
 
 class Notes(Silent):
-    """Remembers what is said."""
+    """Remembers the messages."""
 
     def __init__(self):
         self.said = []

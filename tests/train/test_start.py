@@ -1,4 +1,4 @@
-"""What a run starts from: adapters on a model without, a depth transformer that goes on to the user's codebooks."""
+"""What a run starts from: adapters on a model without, a depth transformer extended to the user's codebooks."""
 
 import dataclasses
 
