@@ -32,7 +32,7 @@ TRAINING_RULES = {
     # `false` is the reference without `--use_oracle`, which embeds no oracle at all, not even an idle one.
     "idle_row": TrainingRule("T15", {"oracle.use": True}, {"oracle.use": True}),
 }
-"""By the names that the README's table has."""
+"""By the names that docs/pages/data.md has."""
 
 RUN_PRESETS: dict[str, dict[str, Any]] = {
     name: {"data.rules": name}
