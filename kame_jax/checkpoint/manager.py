@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
 from kame_jax.checkpoint.checksum import checksum, combined, named_sums, sums
-from kame_jax.checkpoint.native import Meta, read_meta, v1
+from kame_jax.checkpoint.native import Meta, quiet, read_meta, v1
 from kame_jax.config import ModelConfig
 from kame_jax.errors import InputError, WorkError
 
@@ -96,7 +96,7 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         try:
-            with _quiet():
+            with quiet():
                 named = sorted(int(one.step) for one in self._checkpointer.checkpoints)
         except ValueError as error:
             raise InputError(
@@ -118,7 +118,7 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
                 stay = policies.AnyPreservationPolicy([stay, best])
-            with _quiet():
+            with quiet():
                 self._opened = v1.training.Checkpointer(
                     self.folder, context=_context(), preservation_policy=stay, cleanup_tmp_directories=True
                 )
@@ -164,7 +164,7 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         """Reports in one line why a checkpoint was not written, here or in the background."""
         try:
-            with _quiet():
+            with quiet():
                 yield
         except Exception as error:
             # What is left of it has another name, and is removed at the next start.
@@ -211,7 +211,7 @@ class Checkpoints:
             )
         self._check_names(step, wanted)
         try:
-            with _quiet():
+            with quiet():
                 nested = {name: _nested(arrays) for name, arrays in wanted.items()}
                 items = self._checkpointer.load_checkpointables(step, nested | {"data": None})
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -232,7 +232,7 @@ class Checkpoints:
     def _check_names(self, step: int, wanted: Items) -> None:
         """Raises InputError when a whole checkpoint's arrays are not this run's, Damaged when items are missing."""
         try:
-            with _quiet():
+            with quiet():
                 there = self._checkpointer.checkpointables_metadata(step).metadata
             names = {item: set(flatten_dict(there[item], sep=".")) for item in wanted}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -246,7 +246,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         if self._opened is not None:
-            with _quiet():
+            with quiet():
                 self._opened.close()
             self._opened = None
         if jax.process_index() == 0:
@@ -257,7 +257,7 @@ class Checkpoints:
 
     def __enter__(self) -> Checkpoints:
         # Also the long error messages of Orbax's own threads: `save` and `wait` raise the error.
-        self._silence.enter_context(_quiet())
+        self._silence.enter_context(quiet())
         return self
 
     def __exit__(
@@ -283,7 +283,7 @@ def save_weights(
     """Weights alone as a checkpoint that every command reads, replacing an existing one."""
     meta = Meta(config, dict(provenance), named_sums(params))
     items = {"params": _nested(params), "meta": meta.to_json()}
-    with _quiet(), _context():
+    with quiet(), _context():
         v1.save_checkpointables(path.absolute(), items, overwrite=True)
 
 
@@ -329,15 +329,3 @@ def _reason(error: BaseException) -> str:
 
 def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Orbax's log lines."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -144,7 +144,7 @@ def save(
             f"{path}: a checkpoint holds all of a model, but {missing[0]} and others are missing"
         )
     args = {p: _save_args(array, axes[p]) for p, array in lazy.items()}
-    with _quiet(), building(target, alone=True) as scratch, _checkpointer() as checkpointer:
+    with quiet(), building(target, alone=True) as scratch, _checkpointer() as checkpointer:
         inside = scratch / "checkpoint"
         params = ocp.args.PyTreeSave(unflatten_dict(lazy, sep="."), save_args=unflatten_dict(args, sep="."))
         checkpointer.save(inside, ocp.args.Composite(params=params))
@@ -313,7 +313,7 @@ def _save_args(array: _Lazy, axes: tuple[str, ...]) -> ocp.SaveArgs:
 def _damage_of(path: Path) -> Iterator[None]:
     """Turns any error of Orbax about a checkpoint into one clear one."""
     try:
-        with _quiet():
+        with quiet():
             yield
     except Exception as error:
         # Orbax tries one reader after the other and reports the last; what happened first is the reason.
@@ -324,7 +324,7 @@ def _damage_of(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Orbax's warnings about deliberate choices, and its long logs of errors that are raised."""
     logger = logging.getLogger("absl")
     level = logger.level
