@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
 from kame_jax.checkpoint.checksum import checksum, combined, named_sums, sums
-from kame_jax.checkpoint.native import Meta, quiet, read_meta, v1
+from kame_jax.checkpoint.native import Meta, json_context, quiet, read_meta, v1
 from kame_jax.config import ModelConfig
 from kame_jax.errors import InputError, WorkError
 
@@ -120,7 +120,10 @@ class Checkpoints:
                 stay = policies.AnyPreservationPolicy([stay, best])
             with quiet():
                 self._opened = v1.training.Checkpointer(
-                    self.folder, context=_context(), preservation_policy=stay, cleanup_tmp_directories=True
+                    self.folder,
+                    context=json_context(),
+                    preservation_policy=stay,
+                    cleanup_tmp_directories=True,
                 )
         return self._opened
 
@@ -283,18 +286,8 @@ def save_weights(
     """Weights alone as a checkpoint that every command reads, replacing an existing one."""
     meta = Meta(config, dict(provenance), named_sums(params))
     items = {"params": _nested(params), "meta": meta.to_json()}
-    with quiet(), _context():
+    with quiet(), json_context():
         v1.save_checkpointables(path.absolute(), items, overwrite=True)
-
-
-def _context() -> v1.Context:
-    """Small items are JSON, as `native` reads them."""
-    registry = v1.handlers.local_registry()
-    for name in ("meta", "data"):
-        registry.add(v1.handlers.JsonHandler, checkpointable_name=name)
-    context = v1.Context()
-    context.checkpointables.registry = registry
-    return context
 
 
 def _checksum(items: Items) -> int:

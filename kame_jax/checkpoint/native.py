@@ -109,10 +109,11 @@ def newest_step(folder: Path) -> Path | None:
     return None
 
 
-def meta_context() -> v1.Context:
-    """An Orbax context that keeps the item `meta` as JSON, for saving it together with others."""
+def json_context() -> v1.Context:
+    """An Orbax context that keeps the small items, `meta` and a run's `data`, as JSON."""
     registry = v1.handlers.local_registry()
-    registry.add(v1.handlers.JsonHandler, checkpointable_name="meta")
+    for name in ("meta", "data"):
+        registry.add(v1.handlers.JsonHandler, checkpointable_name=name)
     context = v1.Context()
     context.checkpointables.registry = registry
     return context

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from kame_jax.config import RunConfig
 
 STEPS = 5
-CONDITIONS = ("with oracle", "without", "changes its mind")
 
 
 def add_parser(subparsers: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kame_jax.checkpoint.checksum import host_sum, sums
-from kame_jax.checkpoint.native import Meta, NativeWeights, meta_context, read_meta, save, v1
+from kame_jax.checkpoint.native import Meta, NativeWeights, json_context, read_meta, save, v1
 from kame_jax.checkpoint.weights import ArrayWeights, whole
 from kame_jax.config import to_dict
 from kame_jax.errors import InputError
@@ -45,7 +45,7 @@ def test_plain_orbax_reads_params_and_meta(converted):
 def test_a_checkpoint_saved_together_with_training_state_is_read_for_its_params(tmp_path):
     config, model = load_checkpoint(SOURCE)
     params = unflatten_dict(tree.leaves(model), sep=".")
-    with meta_context():
+    with json_context():
         v1.save_checkpointables(
             tmp_path / "step", {"params": params, "opt": {"mu": params}, "meta": Meta(config).to_json()}
         )
